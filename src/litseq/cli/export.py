@@ -1,0 +1,54 @@
+"""`litseq export CHECKPOINT OUT`: a Lightning checkpoint becomes a verified ONNX bundle."""
+
+import argparse
+from pathlib import Path
+
+from litseq._extras import require_extra
+from litseq.errors import CheckpointError, UsageError
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand `export`."""
+    parser = subparsers.add_parser(
+        "export",
+        help="turn a checkpoint into a verified ONNX bundle",
+        description="Export a Lightning checkpoint to an ONNX bundle, and keep the bundle only if onnxruntime and "
+        "torch agree on it.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a .ckpt file that `litseq fit` wrote")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the bundle's directory; must not exist yet")
+    parser.add_argument("--force", action="store_true", help="replace OUT when it is a bundle already")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="MAX",
+        help="the largest difference of a logit between torch and onnxruntime (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check both paths while it is cheap, then load, export and verify."""
+    checkpoint: Path = args.checkpoint
+    if not checkpoint.is_file():
+        what = "a directory" if checkpoint.is_dir() else "no such file"
+        msg = f"checkpoint {checkpoint}: {what}; expected a .ckpt file, as `litseq fit` writes one"
+        raise CheckpointError(msg)
+    if args.out.exists() and not args.force:
+        msg = f"{args.out} exists already; name another directory, or replace it with --force"
+        raise UsageError(msg)
+    if args.tolerance <= 0:
+        msg = f"--tolerance {args.tolerance}: expected a number above 0"
+        raise UsageError(msg)
+    require_extra("train", "litseq export")
+
+    from litseq.export import export_bundle
+    from litseq.models import load_module
+    from litseq.text import Tokenizer
+
+    module = load_module(checkpoint)
+    tokenizer = Tokenizer.from_json(module.tokenizer_json)
+    report = export_bundle(module, tokenizer, args.out, force=args.force, tolerance=args.tolerance)
+    print(f"{args.out}: {report}")
+    return 0
