@@ -1,0 +1,228 @@
+"""What every sequence model shares as a LightningModule: loss, metrics, optimiser, checkpoint record."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from litseq.models.loss import LossSum, token_cross_entropy
+from litseq.models.metrics import TokenAccuracy, TokenMean, TokenPerplexity
+from litseq.models.optim import (
+    ScheduleName,
+    default_optimizer,
+    has_time_limit,
+    learning_rate_factor,
+    parameter_groups,
+    time_fraction,
+)
+from litseq.models.record import CheckpointRecord, rename_state
+from litseq.models.window import TokenWindow
+from litseq.nn import TransformerDecoder
+
+NOT_HYPERPARAMETERS = ("optimizer", "scheduler")
+"""Arguments that are code: a checkpoint with them could not be loaded under `weights_only`."""
+
+Architecture = Literal["encoder-decoder", "decoder-only"]
+
+
+class SequenceModule(LightningModule, ABC):
+    """A model of sequences, trained by the mean loss over the tokens of an optimizer step.
+
+    Made to be subclassed. These methods are seams, stable and tested: `build_encoder` and `build_decoder` of the two
+    architectures, `compute_loss`, `configure_optimizers`, `generation_options`. Inside `build_encoder` and
+    `build_decoder` the arguments of the outermost subclass are in `self.hparams` already.
+
+    Args:
+        vocab_size: Number of tokens; a data module of litseq knows it.
+        max_seq_len: The longest sequence, in tokens.
+        label_smoothing: Share of probability spread over the whole vocabulary in training.
+        learning_rate: The highest learning rate of the default optimiser.
+        weight_decay: Weight decay of matrices; norms, biases and embeddings have none.
+        warmup_steps: Optimizer steps until the learning rate is reached.
+        schedule: What the learning rate does behind the warm-up.
+        optimizer: Makes another optimiser from parameter groups, such as
+            `lambda groups: torch.optim.SGD(groups, lr=0.1)`; learning_rate and weight_decay are without effect then.
+        scheduler: Makes another schedule from the optimiser, stepped every optimizer step, or every epoch on `val/loss`
+            when it is a ReduceLROnPlateau; warmup_steps and schedule are without effect then.
+    """
+
+    architecture: ClassVar[Architecture]
+    decoder: TransformerDecoder
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_seq_len: int,
+        label_smoothing: float = 0.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 400,
+        schedule: ScheduleName = "inverse_sqrt",
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        # Walks up the frames: the arguments of every subclass are saved too, merged.
+        self.save_hyperparameters(ignore=list(NOT_HYPERPARAMETERS))
+        # A subclass may fix these in its call instead of taking them.
+        self.hparams.update(vocab_size=vocab_size, max_seq_len=max_seq_len)
+        self.label_smoothing = label_smoothing
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.schedule: ScheduleName = schedule
+        self._optimizer_factory = optimizer
+        self._scheduler_factory = scheduler
+
+        self.record = CheckpointRecord()
+        self.train_loss = TokenMean()
+        self.val_loss, self.test_loss = TokenMean(), TokenMean()
+        self.val_perplexity, self.test_perplexity = TokenPerplexity(), TokenPerplexity()
+        self.val_accuracy, self.test_accuracy = TokenAccuracy(), TokenAccuracy()
+        self._window = TokenWindow()
+        self._time_fraction = 0.0
+        self._schedule_needs_time = False
+
+    @abstractmethod
+    def hidden_states(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Run the stacks on a batch up to what the output projection reads, [B, T, D]."""
+
+    @abstractmethod
+    def prompts(self, batch: Mapping[str, Tensor]) -> list[list[int]]:
+        """The part of each row that is given at generation, without padding."""
+
+    def compute_loss(self, batch: Mapping[str, Tensor]) -> LossSum:
+        """The loss of a batch, summed over its tokens (seam).
+
+        Label smoothing takes part in training only, so that `exp(val/loss)` is the perplexity.
+
+        Args:
+            batch: See `litseq.nn.batch`.
+
+        Returns:
+            Sum and count; a mean would be wrong here, see `LossSum`.
+        """
+        return token_cross_entropy(
+            self.hidden_states(batch),
+            batch["labels"],
+            self.decoder.logits,
+            label_smoothing=self.label_smoothing if self.training else 0.0,
+            count_correct=not self.training,
+        )
+
+    def generation_options(self) -> dict[str, Any]:
+        """Defaults of generation, in the words of `litseq.generation`; they go into the bundle too (seam)."""
+        return {"max_new_tokens": min(256, int(self.hparams["max_seq_len"]))}
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data module what a checkpoint and a bundle must know, and check that the vocabulary fits."""
+        self._window.clear()
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            self.record.take_from(datamodule, int(self.hparams["vocab_size"]))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Hand out the scaled sum; `on_before_optimizer_step` makes it a mean over tokens."""
+        loss = self.compute_loss(batch)
+        self.train_loss.update(loss.loss_sum, loss.token_count)
+        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        return self._window.add(loss, time_fraction(self.trainer) if self._schedule_needs_time else 0.0)
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Measure a batch."""
+        loss = self.compute_loss(batch)
+        self._measure("val", loss, self.val_loss, self.val_perplexity, self.val_accuracy)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Measure a batch."""
+        loss = self.compute_loss(batch)
+        self._measure("test", loss, self.test_loss, self.test_perplexity, self.test_accuracy)
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[str] | list[list[int]]:
+        """Generate a continuation of every prompt of the batch.
+
+        Returns:
+            Texts when the tokenizer is known (from the data module or the checkpoint), else token ids.
+        """
+        # Imported here: training needs none of it.
+        from litseq.models.predict import generate_ids
+
+        ids = generate_ids(self, self.prompts(batch), **self.generation_options())
+        tokenizer = self.record.load_tokenizer()
+        return ids if tokenizer is None else [tokenizer.decode(row) for row in ids]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The injected optimiser and schedule, or AdamW with warm-up (seam)."""
+        optimizer: Optimizer
+        if self._optimizer_factory is not None:
+            optimizer = self._optimizer_factory(parameter_groups(self))
+        else:
+            optimizer = default_optimizer(self, self.learning_rate, self.weight_decay)
+        if self._scheduler_factory is None:
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": self._default_scheduler(optimizer), "interval": "step"},
+            }
+        scheduler = self._scheduler_factory(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn the accumulated gradient of sums into the gradient of the mean over tokens.
+
+        Lightning calls this before it clips. Callbacks with the same hook run earlier and see the sums.
+        """
+        closed = self._window.close(self.trainer, self.parameters())
+        if closed is None:
+            return
+        loss, used_time = closed
+        # Over all ranks and micro-batches already: a per-batch value would jump with the batches' sizes.
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
+        if self._schedule_needs_time:
+            self._time_fraction = used_time.item()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record under `litseq` what restores the subclass and serves the model."""
+        checkpoint["litseq"] = self.record.to_dict(self)
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in NOT_HYPERPARAMETERS:  # a subclass that saves its own arguments brings them in again
+            hyper_parameters.pop(name, None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the record back, and weights saved from or into compiled layers."""
+        self.record.restore(checkpoint.get("litseq") or {})
+        rename_state(checkpoint["state_dict"], self.state_dict().keys())
+
+    def _measure(
+        self, stage: str, loss: LossSum, mean: TokenMean, perplexity: TokenPerplexity, accuracy: TokenAccuracy
+    ) -> None:
+        mean.update(loss.loss_sum, loss.token_count)
+        self.log(f"{stage}/loss", mean, on_step=False, on_epoch=True, prog_bar=True)
+        nll_sum = loss.loss_sum if loss.nll_sum is None else loss.nll_sum
+        perplexity.update(nll_sum, loss.token_count)
+        self.log(f"{stage}/perplexity", perplexity, on_step=False, on_epoch=True)
+        if loss.correct_count is not None:
+            accuracy.update(loss.correct_count, loss.token_count)
+            self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True)
+
+    def _default_scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        timed = has_time_limit(self.trainer)
+        # Ranks measure time apart; the fraction they agreed on at the last step keeps their learning rates equal.
+        self._schedule_needs_time = timed and self.schedule == "cosine"
+        factor = learning_rate_factor(
+            self.schedule,
+            self.warmup_steps,
+            float(self.trainer.estimated_stepping_batches),
+            used_time=(lambda: self._time_fraction) if timed else None,
+        )
+        return LambdaLR(optimizer, factor)

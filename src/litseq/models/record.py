@@ -1,0 +1,105 @@
+"""The entry `litseq` of a checkpoint: which class it is, and what its data looked like."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+import litseq
+from litseq.errors import UsageError
+from litseq.models.class_path import class_path_of
+
+if TYPE_CHECKING:
+    from litseq.text import Tokenizer
+
+COMPILED_PREFIX = "_orig_mod."
+"""What `torch.compile` puts before the names of a layer's weights."""
+
+
+class CheckpointRecord:
+    """Tokenizer, prompt format and data fingerprint, in plain types, as the data module or a checkpoint gave them."""
+
+    def __init__(self) -> None:
+        self.tokenizer_json: str | None = None
+        self.prompt_format: dict[str, Any] | None = None
+        self.data: dict[str, Any] | None = None
+
+    def take_from(self, datamodule: object, vocab_size: int) -> None:
+        """Ask a data module for what it knows; any with the attributes of litseq's will do.
+
+        Args:
+            datamodule: The trainer's.
+            vocab_size: The model's.
+
+        Raises:
+            UsageError: The data has more tokens than the model.
+        """
+        data_vocab_size = getattr(datamodule, "vocab_size", None)
+        if isinstance(data_vocab_size, int) and data_vocab_size > vocab_size:
+            raise UsageError(
+                f"the tokenizer of the data has {data_vocab_size} tokens, the model vocab_size {vocab_size}, expected at"
+                f" least as many: build the model with vocab_size={data_vocab_size}"
+            )
+        tokenizer = getattr(datamodule, "tokenizer", None)
+        if hasattr(tokenizer, "to_json"):
+            self.tokenizer_json = tokenizer.to_json()
+        prompt_format = getattr(datamodule, "prompt_format", None)
+        if prompt_format is not None:
+            self.prompt_format = _plain(prompt_format)
+        fingerprint = getattr(datamodule, "fingerprint", None)
+        if fingerprint is not None:
+            self.data = _plain(fingerprint)
+
+    def to_dict(self, module: nn.Module) -> dict[str, Any]:
+        """The entry of a checkpoint of `module`."""
+        return {
+            "class_path": class_path_of(type(module)),
+            "litseq_version": litseq.__version__,
+            "architecture": module.architecture,
+            "tokenizer": self.tokenizer_json,
+            "prompt_format": self.prompt_format,
+            "data": self.data,
+        }
+
+    def restore(self, entry: Mapping[str, Any]) -> None:
+        """Read the entry of a checkpoint back; what it lacks stays as it is."""
+        self.tokenizer_json = entry.get("tokenizer") or self.tokenizer_json
+        self.prompt_format = entry.get("prompt_format") or self.prompt_format
+        self.data = entry.get("data") or self.data
+
+    def load_tokenizer(self) -> "Tokenizer | None":
+        """The tokenizer, or None where none is known."""
+        if self.tokenizer_json is None:
+            return None
+        from litseq.text import Tokenizer
+
+        return Tokenizer.from_json(self.tokenizer_json)
+
+
+def rename_state(state: dict[str, Any], names: Iterable[str]) -> None:
+    """Rename weights in place so that compiled and plain layers load each other's.
+
+    Args:
+        state: A state dict; its order changes, its tensors do not.
+        names: What the module that loads it calls its weights.
+    """
+    live = {name.replace(COMPILED_PREFIX, ""): name for name in names}
+    for name in list(state):
+        plain = name.replace(COMPILED_PREFIX, "")
+        target = live.get(plain, plain)
+        if target != name:
+            state[target] = state.pop(name)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as what `torch.load(weights_only=True)` accepts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

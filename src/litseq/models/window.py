@@ -1,0 +1,78 @@
+"""Gradients of the mean over all the tokens of an optimizer step, whatever the accumulation and the ranks."""
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from litseq.models.loss import LossSum
+
+LOSS_SCALE = 1024.0
+"""What a loss sum is divided by before it goes backward: it keeps float16 gradients in range, and a power of two costs
+no bits when it is multiplied back."""
+
+
+class TokenWindow:
+    """Loss and tokens of the micro-batches since the last optimizer step.
+
+    Lightning divides the loss by `accumulate_grad_batches`, and data parallel strategies average gradients over ranks.
+    Only when the last micro-batch is through is the divisor known that makes a mean over tokens of them:
+
+        gradient * accumulate_grad_batches * world_size * LOSS_SCALE / tokens of all micro-batches and ranks
+
+    The factor is exact for the last, incomplete window of an epoch too, since Lightning divides by the same number
+    there.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._sums = None
+
+    def add(self, loss: LossSum, time_fraction: float = 0.0) -> Tensor:
+        """Take one micro-batch in.
+
+        Args:
+            loss: Its loss.
+            time_fraction: How much of the time limit is used, agreed on by the ranks in `close`.
+
+        Returns:
+            The loss to go backward with.
+        """
+        sums = torch.stack(
+            [loss.loss_sum.detach().float(), loss.token_count.float(), loss.loss_sum.new_tensor(0.0).float()]
+        )
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._sums[2] = time_fraction
+        return loss.loss_sum / LOSS_SCALE
+
+    def close(self, trainer: Trainer, parameters: Iterable[nn.Parameter]) -> tuple[Tensor, Tensor] | None:
+        """Scale the gradients and start the next window.
+
+        Args:
+            trainer: The trainer whose ranks take part.
+            parameters: The parameters whose gradients the window has filled.
+
+        Returns:
+            The mean loss per token and the fraction of the time limit used, both the same on every rank; None when
+            nothing was added.
+        """
+        if self._sums is None:
+            return None
+        sums, self._sums = self._sums, None
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        loss_sum, token_count, time_fraction = sums.unbind()
+        token_count = token_count.clamp(min=1.0)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            raise RuntimeError(
+                f"no parameter has a gradient under {type(trainer.strategy).__name__}, expected gradients in `.grad`:"
+                " use a strategy that keeps them there (auto, ddp, fsdp)"
+            )
+        factor = trainer.accumulate_grad_batches * trainer.world_size * LOSS_SCALE / token_count
+        torch._foreach_mul_(gradients, factor)
+        return loss_sum / token_count, time_fraction / trainer.world_size
