@@ -14,8 +14,7 @@ from torch import Tensor
 from litseq.nn.positions import rotate
 
 
-@torch.library.custom_op("litseq::cached_attention", mutates_args=())
-def cached_attention(
+def cached_attention_in_torch(
     qkv: Tensor,
     past_key: Tensor,
     past_value: Tensor,
@@ -67,14 +66,16 @@ def cached_attention(
     return out.transpose(1, 2).flatten(2), present_key, present_value
 
 
+cached_attention = torch.library.custom_op("litseq::cached_attention", cached_attention_in_torch, mutates_args=())
+
+
 @cached_attention.register_fake
 def _(qkv, past_key, past_value, last_positions, new_lengths, total_length, cos, sin, prefix_lengths, bias, num_heads, scale):  # type: ignore[no-untyped-def]  # noqa: E501
     out = qkv.new_empty(*qkv.shape[:2], num_heads * past_key.shape[-1])
     return out, torch.empty_like(past_key), torch.empty_like(past_value)
 
 
-@torch.library.custom_op("litseq::attend_lengths", mutates_args=())
-def attend_lengths(
+def attend_lengths_in_torch(
     query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor, num_heads: int, scale: float
 ) -> Tensor:
     """Attention over keys that are padded on the right: cross attention, and the encoder's own.
@@ -96,6 +97,9 @@ def attend_lengths(
         heads, key, value, attn_mask=mask, scale=scale, enable_gqa=num_heads != key.shape[1]
     )
     return out.transpose(1, 2).flatten(2)
+
+
+attend_lengths = torch.library.custom_op("litseq::attend_lengths", attend_lengths_in_torch, mutates_args=())
 
 
 @attend_lengths.register_fake
