@@ -1,0 +1,6 @@
+"""DataModules: files of text in, batches for either architecture out."""
+
+from litseq.data.base import SequenceDataModule
+from litseq.data.pairs import PairDataModule
+
+__all__ = ["PairDataModule", "SequenceDataModule"]

@@ -1,0 +1,283 @@
+"""`SequenceDataModule`: what all DataModules share; a subclass says how files become columns of text and examples."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
+from litseq.data.datasets import PromptDataset, SequenceDataset
+from litseq.data.lines import BadLines, file_facts
+from litseq.data.ragged import Ragged
+from litseq.data.samplers import EpochSampler, TokenBatchSampler
+from litseq.data.sources import Columns, Paths, flat_paths, plain_paths
+from litseq.errors import DataError
+from litseq.text import PromptFormat, Tokenizer
+
+ENCODER_DECODER, DECODER_ONLY = "encoder-decoder", "decoder-only"
+
+_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+
+
+class SequenceDataModule(LightningDataModule, ABC):
+    """Reads text, trains or loads the tokenizer, and serves batches under a token budget to either architecture.
+
+    The files of a split are read and encoded once; what depends on the model (its architecture, the positions it has) is
+    settled at `setup`. A subclass gives `read`, `read_prompts`, `make_prompt_format` and `make_dataset`.
+    """
+
+    default_architecture: ClassVar[str]
+    """The architecture served when neither the argument nor a model says which."""
+
+    def __init__(
+        self,
+        train: Paths,
+        val: Paths,
+        test: Paths,
+        predict: str | list[str] | None,
+        val_fraction: float,
+        vocab_size: int,
+        tokenizer: str | None,
+        tokenizer_kind: str,
+        max_tokens: int,
+        loss_on: str,
+        architecture: str | None,
+        num_workers: int,
+        pin_memory: bool,
+        seed: int,
+        on_bad_line: str,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for hparams in (self._hparams, self._hparams_initial):
+            hparams.update({name: plain_paths(hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")})
+        if architecture not in (None, ENCODER_DECODER, DECODER_ONLY):
+            raise ValueError(f"architecture={architecture!r}, expected {ENCODER_DECODER!r} or {DECODER_ONLY!r}")
+        if loss_on not in ("target", "all"):
+            raise ValueError(f"loss_on={loss_on!r}, expected 'target' or 'all'")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}, expected at least 0 and below 1")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens={max_tokens}, expected a positive number of tokens")
+        self._tokenizer: Tokenizer | None = None
+        self._columns: dict[str, Columns] = {}
+        self._encoded: dict[str, tuple[Ragged, ...]] = {}
+        self._datasets: dict[str, SequenceDataset] = {}
+        self._dataset_keys: dict[str, tuple[str, int | None]] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+        BadLines(on_bad_line)  # refuses an unknown policy now and not behind an hour of reading
+
+    # What a subclass gives.
+
+    @abstractmethod
+    def read(self, paths: Paths, bad: BadLines) -> Columns:
+        """Read files into columns of text, all of the same length: sources and targets, or documents."""
+
+    @abstractmethod
+    def read_prompts(self, paths: Paths, bad: BadLines) -> list[str]:
+        """Read the files of `predict` into the texts to generate from."""
+
+    @abstractmethod
+    def make_prompt_format(self) -> PromptFormat:
+        """What goes around a prompt for `self.architecture`, the same in training and in serving."""
+
+    @abstractmethod
+    def make_dataset(self, columns: tuple[Ragged, ...]) -> tuple[SequenceDataset, dict[str, int]]:
+        """Examples from encoded columns, and the number of those left out by reason."""
+
+    # What a module and an exporter read.
+
+    @property
+    def architecture(self) -> str:
+        """The architecture the batches are made for: as given, else the model's, else the default of this data."""
+        given: str | None = self.hparams["architecture"]
+        found: str | None = getattr(self._module, "architecture", None)
+        return given or found or self.default_architecture
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: loaded, or trained on the training files at the first use."""
+        if self._tokenizer is None:
+            if self.hparams["tokenizer"] is not None:
+                self._tokenizer = Tokenizer.load(self.hparams["tokenizer"])
+            elif self.hparams["train"] is None:
+                raise DataError("there is no tokenizer: give train= to train one or tokenizer= to load one")
+            else:
+                texts = chain(*self._load("train"))
+                kind, size = self.hparams["tokenizer_kind"], self.hparams["vocab_size"]
+                self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind)
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows an embedding needs; below the size asked for when the training text has too few distinct pieces."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """What goes around a prompt."""
+        return self.make_prompt_format()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain facts about the data read so far: files with sizes and hashes, counts, what was left out, options."""
+        options = {k: v for k, v in self.hparams.items() if k not in (*_SPLIT_NAMES, "num_workers", "pin_memory")}
+        digest = hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest()
+        return {
+            "class": type(self).__name__,
+            "architecture": self.architecture,
+            "splits": {split: dict(facts) for split, facts in self._facts.items()},
+            "tokenizer": {"vocab_size": self.vocab_size, "sha256": digest},
+            "options": options,
+        }
+
+    # Lightning's hooks. `prepare_data` is left alone: there is nothing to download, and each process reads for itself.
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, encode and filter the splits of a stage; what is there already is kept."""
+        if self.hparams["architecture"] not in (None, getattr(self._module, "architecture", self.architecture)):
+            raise ValueError(
+                f"architecture={self.hparams['architecture']!r} was asked of the data but the model is "
+                f"{self._module.architecture!r}; leave architecture unset to follow the model"
+            )
+        if stage not in (None, *_STAGE_SPLITS):
+            raise ValueError(f"stage {stage!r} is unknown, expected None or one of {', '.join(_STAGE_SPLITS)}")
+        wanted = _SPLIT_NAMES if stage is None else _STAGE_SPLITS[stage]
+        for split in wanted:
+            if self._has(split):
+                self._prepare(split)
+            elif stage is not None and not (stage == "fit" and split == "val"):
+                raise DataError(f"no data for this stage: give {split}= a file")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches; under `overfit_batches` the same ones in every epoch."""
+        return self._loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches in a fixed order; none when there is no validation data."""
+        return self._loader("val") if self._has("val") else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches in a fixed order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Prompts in the order of the file."""
+        return self._loader("predict", bucket=False)
+
+    # How it is done.
+
+    @property
+    def _module(self) -> Any:
+        return getattr(self.trainer, "lightning_module", None)
+
+    @property
+    def _max_seq_len(self) -> int | None:
+        """The positions the model has, None where there is no model or it does not say."""
+        limit: int | None = getattr(getattr(self._module, "hparams", None), "max_seq_len", None)
+        return limit
+
+    def _has(self, split: str) -> bool:
+        if split == "val" and self.hparams["val"] is None:
+            return self.hparams["train"] is not None and self.hparams["val_fraction"] > 0
+        return self.hparams[split] is not None
+
+    def _prepare(self, split: str) -> None:
+        key = (self.architecture, self._max_seq_len)
+        if self._dataset_keys.get(split) == key:
+            return
+        if split not in self._encoded:
+            tokenizer, columns = self.tokenizer, self._load(split)
+            self._encoded[split] = tuple(Ragged.from_lists(tokenizer.iter_encode(column)) for column in columns)
+            del self._columns[split]  # the texts are needed no more, and are the larger half
+        if split == "predict":
+            dataset, dropped = self._prompts(self._encoded[split][0]), dict[str, int]()
+        else:
+            dataset, dropped = self.make_dataset(self._encoded[split])
+        self._facts[split] |= {"examples": len(dataset), "tokens": int(dataset.lengths.sum()), "dropped": dropped}
+        left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        if not len(dataset):
+            raise DataError(f"no example of {split}= is left ({left_out or 'the files have none'})")
+        if left_out:
+            rank_zero_info(f"{split}: {len(dataset)} examples kept, left out {left_out}")
+        self._datasets[split], self._dataset_keys[split] = dataset, key
+
+    def _prompts(self, texts: Ragged) -> SequenceDataset:
+        form = self.prompt_format
+        return PromptDataset(texts.enclose(form.prefix_ids, form.suffix_ids))
+
+    def _load(self, split: str) -> Columns:
+        """The texts of a split; a validation split cut from the training files is cut when either is first asked for."""
+        if split not in self._columns:
+            paths = self.hparams["train"] if split == "val" and self.hparams["val"] is None else self.hparams[split]
+            bad = BadLines(self.hparams["on_bad_line"])
+            columns = (self.read_prompts(paths, bad),) if split == "predict" else self.read(paths, bad)
+            bad.finish()
+            if not columns[0]:
+                raise DataError(f"{', '.join(flat_paths(paths))}: no example in it, expected at least one")
+            facts = {"files": [file_facts(path) for path in flat_paths(paths)], "bad_lines": bad.total}
+            cut = self._cut(len(columns[0])) if split in ("train", "val") and self._cuts else {split: None}
+            for name, indices in cut.items():
+                self._facts.setdefault(name, dict(facts))
+                self._columns[name] = columns if indices is None else _select(columns, indices)
+        return self._columns[split]
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether the validation split is cut from the training files."""
+        return self.hparams["val"] is None and self.hparams["val_fraction"] > 0
+
+    def _cut(self, count: int) -> dict[str, NDArray[np.int64] | None]:
+        held_out = round(count * self.hparams["val_fraction"])
+        if not 0 < held_out < count:
+            fraction = self.hparams["val_fraction"]
+            raise DataError(f"val_fraction={fraction} of {count} examples leaves a split empty; give val= a file")
+        order = np.random.default_rng(self.hparams["seed"]).permutation(count)
+        return {"train": np.sort(order[held_out:]), "val": np.sort(order[:held_out])}
+
+    def _loader(self, split: str, shuffle: bool = False, bucket: bool = True) -> DataLoader[Any]:
+        dataset = self._datasets.get(split)
+        if dataset is None:
+            raise RuntimeError(f"there is no {split} data yet: call setup() first, with {split}= given")
+        ranks, rank = getattr(self.trainer, "world_size", 1), getattr(self.trainer, "global_rank", 0)
+        longest = int(dataset.lengths.sum(axis=1).max())
+        batches = TokenBatchSampler(
+            EpochSampler(dataset, ranks, rank),
+            dataset.lengths,
+            # A prompt is never left out, so the longest one may stretch the budget.
+            max_tokens=max(self.hparams["max_tokens"], longest),
+            shuffle=shuffle,
+            seed=self.hparams["seed"],
+            bucket=bucket,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.make_collate(dataset),
+            num_workers=self.hparams["num_workers"],
+            pin_memory=self.hparams["pin_memory"],
+            persistent_workers=self.hparams["num_workers"] > 0,
+        )
+
+    def make_collate(self, dataset: SequenceDataset) -> Callable[..., Any]:
+        """The collate function for the examples of a dataset: prompts, or (source, target) for this architecture."""
+        joined, pad_id = self.architecture == DECODER_ONLY, self.tokenizer.pad_id
+        if isinstance(dataset, PromptDataset):
+            return CollatePrompts(pad_id, is_prefix=joined)
+        if joined:
+            return CollateDecoderOnly(pad_id, loss_on_prefix=self.hparams["loss_on"] == "all")
+        return CollateEncoderDecoder(pad_id, self.prompt_format.start_ids)
+
+
+_SPLIT_NAMES = ("train", "val", "test", "predict")
+
+
+def _select(columns: Columns, indices: NDArray[np.int64]) -> Columns:
+    return tuple([column[index] for index in indices] for column in columns)

@@ -1,0 +1,185 @@
+"""Batches of similar length under a budget of tokens, the same number of them on every rank."""
+
+import heapq
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler, Sampler
+
+from litseq.data.ragged import Counts
+from litseq.errors import DataError
+
+# Neighbouring batches whose examples may be shuffled among each other, as long as that pads this share more at most.
+POOL_BATCHES = 16
+POOL_SLACK = 0.03
+
+
+class EpochSampler(Sampler[int]):
+    """Says which epoch and which rank it is; the order of the examples is the batch sampler's business.
+
+    Lightning calls `set_epoch`, and under `use_distributed_sampler` puts its `DistributedSampler` in this one's place,
+    which carries the same three facts.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int = 1, rank: int = 0) -> None:
+        self.dataset = dataset
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.num_replicas))
+
+
+class TokenBatchSampler(BatchSampler):
+    """Cuts examples into batches whose padded size stays within `max_tokens`.
+
+    Every rank plans the whole epoch from the seed and takes every `num_replicas`-th batch, so ranks need not talk. Where
+    the number of batches does not divide by the ranks, the batches with the most examples are cut in two until it does:
+    no example is left out and none comes twice, in training and in validation alike, and the number of steps is equal on
+    every rank and in every epoch.
+
+    Args:
+        sampler: Gives rank, ranks and epoch (`EpochSampler`, or the `DistributedSampler` Lightning injects).
+        lengths: [N, K] the lengths of the K tensors an example adds to (source and target; or one sequence).
+        max_tokens: Budget of a batch: rows x the sum of the K padded lengths.
+        shuffle: Shuffle the examples of similar length, and the order of the batches, anew in every epoch.
+        seed: Seed of the shuffling, together with the epoch.
+        bucket: Sort by length first. Off, batches keep the given order, ranks may differ by one step, and the last
+            may be left without any: for prediction.
+        drop_last: Must be False; here because Lightning sets it for prediction.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler[int],
+        lengths: Counts,
+        max_tokens: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        bucket: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        if drop_last:
+            raise ValueError("drop_last=True is not supported: batches are cut so that no example has to be dropped")
+        super().__init__(sampler, batch_size=1, drop_last=False)
+        lengths = np.asarray(lengths, dtype=np.int64)
+        if len(lengths) and int(lengths.sum(axis=1).max()) > max_tokens:
+            raise ValueError(f"an example of {int(lengths.sum(axis=1).max())} tokens exceeds max_tokens {max_tokens}")
+        self.shuffle = shuffle
+        self.seed = seed
+        self.start = 0
+        """Batches of this rank to leave out at the next iteration only: where a resumed epoch goes on."""
+        self._order = _length_order(lengths) if bucket else np.arange(len(lengths))
+        bounds = _greedy_bounds(lengths[self._order], max_tokens)
+        self._pool_bounds = bounds
+        if shuffle:
+            self._pool_bounds = _pool_bounds(lengths[self._order], bounds)
+            bounds = _even_bounds(lengths[self._order], self._pool_bounds, max_tokens)
+        self._bounds = _divisible_bounds(bounds, self.num_replicas) if bucket else bounds
+
+    @property
+    def num_replicas(self) -> int:
+        return int(getattr(self.sampler, "num_replicas", 1))
+
+    @property
+    def rank(self) -> int:
+        return int(getattr(self.sampler, "rank", 0))
+
+    @property
+    def epoch(self) -> int:
+        return int(getattr(self.sampler, "epoch", 0))
+
+    def plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """All batches of an epoch, of all ranks, in order: a pure function of the data, the seed and the epoch."""
+        order = self._order
+        if self.shuffle:
+            generator = np.random.default_rng([self.seed, epoch])
+            pool = np.repeat(np.arange(len(self._pool_bounds) - 1), np.diff(self._pool_bounds))
+            order = order[np.lexsort((generator.random(len(order)), pool))]
+        batches = [order[start:end] for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
+        if self.shuffle:
+            batches = [batches[index] for index in generator.permutation(len(batches))]
+        return batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self.start = self.start, 0
+        for batch in self.plan(self.epoch)[self.rank :: self.num_replicas][start:]:
+            yield batch.tolist()
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self._bounds) - 1, self.num_replicas))
+
+
+def _length_order(lengths: Counts) -> NDArray[np.int64]:
+    """Shortest first. Within equal first lengths the second one rises and falls in turn, so that a batch that spans two
+    first lengths meets similar second ones."""
+    if lengths.shape[1] == 1:
+        return np.argsort(lengths[:, 0], kind="stable")
+    first, second = lengths[:, 0], lengths[:, 1]
+    return np.lexsort((np.where(first % 2 == 0, second, -second), first))
+
+
+def _greedy_bounds(lengths: Counts, max_tokens: int) -> Counts:
+    """Batch boundaries when examples are taken in order, each batch as many as fit."""
+    bounds = [0]
+    widest = [0] * lengths.shape[1]
+    for position, row in enumerate(lengths.tolist()):
+        grown = [max(a, b) for a, b in zip(widest, row, strict=True)]
+        if (position + 1 - bounds[-1]) * sum(grown) > max_tokens:
+            bounds.append(position)
+            grown = row
+        widest = grown
+    return np.array([*bounds, len(lengths)] if len(lengths) else [0], dtype=np.int64)
+
+
+def _pool_bounds(lengths: Counts, bounds: Counts) -> Counts:
+    """Join neighbouring batches into pools while the joint padded length costs little more than their own."""
+    pools = [0]
+    count, own_tokens = 0, 0
+    widest = np.zeros(lengths.shape[1], dtype=np.int64)
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        batch = lengths[start:end].max(axis=0)
+        grown = np.maximum(widest, batch)
+        own_tokens += int(batch.sum()) * (end - start)
+        count += 1
+        if count > POOL_BATCHES or (end - pools[-1]) * int(grown.sum()) > (1 + POOL_SLACK) * own_tokens:
+            if start > pools[-1]:
+                pools.append(start)
+            count, own_tokens, grown = 1, int(batch.sum()) * (end - start), batch
+        widest = grown
+    return np.array([*pools, len(lengths)] if len(lengths) else [0], dtype=np.int64)
+
+
+def _even_bounds(lengths: Counts, pools: Counts, max_tokens: int) -> Counts:
+    """Cut every pool into equal batches that fit the budget whatever examples of the pool they get."""
+    bounds = [np.zeros(1, dtype=np.int64)]
+    for start, end in zip(pools[:-1], pools[1:], strict=True):
+        rows = max(1, max_tokens // int(lengths[start:end].max(axis=0).sum()))
+        count = -(-(end - start) // rows)
+        bounds.append(start + (end - start) * np.arange(1, count + 1) // count)
+    return np.concatenate(bounds)
+
+
+def _divisible_bounds(bounds: Counts, ranks: int) -> Counts:
+    """Cut the batches with the most examples in two until their number divides by the number of ranks."""
+    missing = -(len(bounds) - 1) % ranks
+    if not missing:
+        return bounds
+    if bounds[-1] < len(bounds) - 1 + missing:
+        raise DataError(f"{int(bounds[-1])} examples cannot feed {ranks} ranks: use fewer devices or more data")
+    heap = [(int(start - end), int(start), int(end)) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    heapq.heapify(heap)
+    for _ in range(missing):
+        _, start, end = heapq.heappop(heap)
+        middle = (start + end) // 2
+        heapq.heappush(heap, (start - middle, start, middle))
+        heapq.heappush(heap, (middle - end, middle, end))
+    return np.array([0, *sorted(end for _, _, end in heap)], dtype=np.int64)
