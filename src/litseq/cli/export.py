@@ -1,6 +1,8 @@
 """`litseq export CHECKPOINT OUT`: a Lightning checkpoint becomes a verified ONNX bundle."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from litseq._extras import require_extra
@@ -42,13 +44,21 @@ def run(args: argparse.Namespace) -> int:
         msg = f"--tolerance {args.tolerance}: expected a number above 0"
         raise UsageError(msg)
     require_extra("train", "litseq export")
+    # Where `litseq fit` found `class_path: my_module.MyModel`, the checkpoint's class is found again.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
     from litseq.export import export_bundle
     from litseq.models import load_module
-    from litseq.text import Tokenizer
 
     module = load_module(checkpoint)
-    tokenizer = Tokenizer.from_json(module.tokenizer_json)
+    tokenizer = module.record.load_tokenizer()
+    if tokenizer is None:
+        msg = (
+            f"checkpoint {checkpoint} holds no tokenizer, and a bundle needs one; train with a data module that has one, "
+            "or call litseq.export.export_bundle(module, tokenizer, directory)"
+        )
+        raise CheckpointError(msg)
     report = export_bundle(module, tokenizer, args.out, force=args.force, tolerance=args.tolerance)
     print(f"{args.out}: {report}")
     return 0
