@@ -1,0 +1,105 @@
+"""`litseq inspect BUNDLE`: what a bundle is, where it came from, and what was verified."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from litseq.bundle import Bundle
+
+_CHECKS = ("manifest", "file sizes", "SHA-256 of every file", "golden strings of the tokenizer")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `inspect`."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="say what a bundle is and check it",
+        description="Check a bundle's manifest, files and tokenizer, and say what it is and where it came from.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a directory that `litseq export` wrote")
+    parser.add_argument("--json", action="store_true", help="print the manifest and the checks as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the bundle and describe it; a bundle that fails a check raises its error."""
+    from litseq.bundle import open_bundle
+    from litseq.runtime.tokenizer import load_tokenizer
+
+    bundle = open_bundle(args.bundle)
+    load_tokenizer(bundle)
+    if args.json:
+        print(json.dumps(bundle.manifest.to_dict() | {"checked": list(_CHECKS)}, indent=1, ensure_ascii=False))
+    else:
+        _show(bundle)
+    return 0
+
+
+def _show(bundle: Bundle) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = bundle.manifest
+    table = Table("", "", show_header=False, title=str(bundle.path), title_justify="left")
+    total = sum(entry.bytes for entry in manifest.files.values())
+    sections: dict[str, Mapping[str, object]] = {
+        "what it is": {
+            "architecture": manifest.architecture,
+            "module": manifest.model.class_path,
+            "parameters": f"{manifest.model.parameters:,}" if manifest.model.parameters else "not stated",
+            "vocabulary": f"{manifest.model.vocab_size:,} tokens",
+            "longest sequence": f"{manifest.model.max_seq_len:,} tokens",
+            "cache": f"{len(manifest.decoder.cache)} tensors, {_per_token(bundle):,} bytes a token and row",
+            "format version": manifest.format_version,
+        },
+        "files": {name: f"{_size(entry.bytes)}  {entry.sha256[:12]}" for name, entry in sorted(manifest.files.items())}
+        | {"together": _size(total)},
+        "generation defaults": manifest.generation,
+        "where it came from": manifest.provenance,
+        "verified at export": manifest.parity or {"parity": "not stated"},
+        "verified now": dict.fromkeys(_CHECKS, "ok"),
+    }
+    for name, values in sections.items():
+        table.add_section()
+        table.add_row(f"[bold]{name}[/bold]", "")
+        for key, value in flatten(values):
+            table.add_row(f"  {_plain(key)}", _plain(value))
+    Console(soft_wrap=False).print(table)
+
+
+def flatten(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as lines of `a.b` and a short text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{before}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{before}{key}", text if len(text) <= 160 else text[:157] + "..."
+
+
+def _per_token(bundle: Bundle) -> int:
+    """Bytes of the caches for one token of one row."""
+    import math
+
+    import numpy as np
+
+    growing = [c for c in bundle.manifest.decoder.cache if "capacity" in c.dims]
+    return sum(math.prod(d for d in c.dims if isinstance(d, int)) * np.dtype(c.dtype).itemsize for c in growing)
+
+
+def _size(count: int) -> str:
+    if count < 10_000:
+        return f"{count:,} bytes"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
+def _plain(text: str) -> str:
+    """Text of a bundle that cannot steer the terminal nor be read as markup."""
+    from rich.markup import escape
+
+    return escape("".join(character if character.isprintable() else " " for character in text))

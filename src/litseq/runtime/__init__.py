@@ -1,0 +1,8 @@
+"""Run a bundle with onnxruntime: no torch from here on."""
+
+from litseq.runtime.completion import Completion as Completion
+from litseq.runtime.completion import TargetScore as TargetScore
+from litseq.runtime.generator import Generator as Generator
+from litseq.runtime.prompts import PromptLike as PromptLike
+
+__all__ = ["Completion", "Generator", "PromptLike", "TargetScore"]

@@ -1,0 +1,165 @@
+"""`Generator`: a bundle that generates text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from litseq.bundle import Bundle, Manifest, open_bundle
+from litseq.errors import BundleError, UsageError
+from litseq.generation import Engine, GenerationOptions, Request, Result
+from litseq.runtime.completion import Completion, TargetScore
+from litseq.runtime.graphs import Graphs
+from litseq.runtime.prompts import PromptLike, PromptReader, check_list
+from litseq.runtime.scoring import score_targets
+from litseq.runtime.sessions import check_threads
+from litseq.runtime.step_model import OrtStepModel
+from litseq.runtime.text_stream import TextStream
+from litseq.runtime.tokenizer import load_tokenizer
+
+
+class Generator:
+    """A bundle, loaded and ready to generate. Safe to use from several threads."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, batch_size: int = 32) -> None:
+        """Load the sessions of an open bundle; `from_bundle` opens one."""
+        self.threads = check_threads(threads)
+        self.batch_size = _check_batch_size(batch_size)
+        self.manifest: Manifest = bundle.manifest
+        self.tokenizer = load_tokenizer(bundle)
+        self._reader = PromptReader(bundle.manifest, self.tokenizer)
+        self._defaults = _default_options(bundle.manifest)
+        self._end_tokens = (self.tokenizer.eos_id,)
+        self._graphs = Graphs(bundle, self.threads)
+        self._free: list[OrtStepModel] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | Path, *, threads: int | None = None, batch_size: int = 32, verify: bool = True
+    ) -> Generator:
+        """Open a bundle, check it and load it.
+
+        Args:
+            path: The bundle's directory.
+            threads: Threads for the work inside a call; None: one a core this process may use.
+            batch_size: Rows that run at the same time; it bounds the memory of the caches.
+            verify: Check the hashes of all files first; see `litseq.bundle.open_bundle`.
+
+        Raises:
+            BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
+        """
+        return cls(open_bundle(path, verify=verify), threads=threads, batch_size=batch_size)
+
+    def generate(
+        self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
+    ) -> list[Completion]:
+        """One completion a prompt, in the order of `prompts`.
+
+        A completion does not depend on what else is in `prompts`, nor on `batch_size`; with a `seed`, sampling depends
+        on the seed and on the place in `prompts`.
+
+        Args:
+            prompts: Texts, or lists of token ids.
+            batch_size: In place of the generator's own.
+            **options: See `litseq.generation.GenerationOptions`.
+
+        Raises:
+            UsageError: for an unknown option, or a prompt that does not fit the model.
+        """
+        check_list(prompts, "prompts")
+        chosen = GenerationOptions.from_mapping(options, self._defaults)
+        rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
+        read = [self._reader.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        # The longest first: similar prompts share a call, and no long one is left alone at the end.
+        order = sorted(range(len(read)), key=lambda i: -read[i].length)
+        streams = [TextStream(self.tokenizer.stream(), chosen.stop) for _ in read] if chosen.stop else None
+        done: dict[int, Result] = {}
+        with self._engine(min(rows, max(1, len(read))), admit_at=rows // 4) as engine:
+            tickets = {}
+            for i in order:
+                on_token = streams[i].push if streams else None
+                tickets[engine.submit(Request(read[i], chosen, i, on_token))] = i
+            while not engine.idle:
+                done |= {tickets[result.ticket]: result for result in engine.step()}
+        return [self._complete(done[i], streams[i] if streams else None) for i in range(len(read))]
+
+    def stream(self, prompt: PromptLike, **options: object) -> Iterator[str]:
+        """The completion of one prompt in pieces, each as soon as it is certain.
+
+        The pieces together are the text that `generate` gives. A piece never ends inside a character, and never holds
+        the beginning of a stop string that then appears.
+
+        Args:
+            prompt: A text, or a list of token ids.
+            **options: See `litseq.generation.GenerationOptions`.
+
+        Raises:
+            UsageError: at once, for an unknown option or a prompt that does not fit the model.
+        """
+        chosen = GenerationOptions.from_mapping(options, self._defaults)
+        text = TextStream(self.tokenizer.stream(), chosen.stop)
+        return self._stream(Request(self._reader.read(prompt), chosen, 0, text.push), text)
+
+    def score(self, prompts: Sequence[PromptLike], targets: Sequence[PromptLike]) -> list[TargetScore]:
+        """How likely the model finds each target as the output for its prompt.
+
+        Args:
+            prompts: Texts, or lists of token ids.
+            targets: Texts, whose end token is scored too, or lists of token ids, taken as they are.
+        """
+        check_list(prompts, "prompts")
+        check_list(targets, "targets")
+        if len(prompts) != len(targets):
+            raise UsageError(f"score got {len(prompts)} prompts and {len(targets)} targets, expected as many of each")
+        read = [self._reader.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        wanted = [self._reader.read_target(t, read[i], f"target {i}") for i, t in enumerate(targets)]
+        log_probs = score_targets(self._graphs, read, wanted)
+        return [TargetScore(float(sum(lp)), ids, lp) for ids, lp in zip(wanted, log_probs, strict=True)]
+
+    def _stream(self, request: Request, text: TextStream) -> Iterator[str]:
+        with self._engine(1) as engine:
+            engine.submit(request)
+            while not engine.idle:
+                engine.step()
+                if piece := text.pop():
+                    yield piece
+        text.flush()
+        if piece := text.pop():
+            yield piece
+
+    @contextmanager
+    def _engine(self, max_rows: int, admit_at: int = 1) -> Iterator[Engine]:
+        """A loop over a step model that nobody else uses; its memory serves the next call again."""
+        with self._lock:
+            model = self._free.pop() if self._free else OrtStepModel(self._graphs)
+        try:
+            yield Engine(model, self._end_tokens, max_rows=max_rows, admit_at=admit_at)
+        finally:
+            model.reset()
+            with self._lock:
+                self._free.append(model)
+
+    def _complete(self, result: Result, text: TextStream | None) -> Completion:
+        reason = result.finish_reason
+        if text is None:
+            decoded = self.tokenizer.decode(result.tokens)
+        else:
+            reason = "stop" if text.flush() else reason
+            decoded = text.pop()
+        return Completion(decoded, result.tokens, reason, result.score, result.log_probs, result.alternatives)
+
+
+def _default_options(manifest: Manifest) -> GenerationOptions:
+    try:
+        return GenerationOptions.from_mapping(manifest.generation)
+    except UsageError as error:
+        raise BundleError(f"manifest.json is not usable: generation: {error}") from error
+
+
+def _check_batch_size(batch_size: int) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= 4096:
+        raise UsageError(f"batch_size is {batch_size!r}, expected an integer from 1 to 4096")
+    return batch_size

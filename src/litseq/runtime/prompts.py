@@ -1,0 +1,80 @@
+"""Prompts and targets of a user, to token ids that fit the model."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+from litseq.bundle import Manifest
+from litseq.errors import BundleError, UsageError
+from litseq.generation import Prompt
+from litseq.text import PromptFormat, Tokenizer
+
+PromptLike = str | Sequence[int]
+"""A text, which the bundle's prompt format frames, or token ids, which are taken as they are."""
+
+
+class PromptReader:
+    """Turns prompts into `Prompt`s by the bundle's prompt format."""
+
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._has_encoder = manifest.encoder is not None
+        self._vocab_size = manifest.model.vocab_size
+        self._max_length = manifest.model.max_seq_len
+        try:
+            self._format = PromptFormat.from_dict(manifest.prompt_format)
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"manifest.json is not usable: {error}; export the bundle again") from error
+        ids = (*self._format.prefix_ids, *self._format.suffix_ids, *self._format.start_ids)
+        if max(ids, default=0) >= self._vocab_size:
+            raise BundleError(
+                f"manifest.json is not usable: prompt_format has the id {max(ids)}, vocab_size is {self._vocab_size}"
+            )
+        if self._has_encoder and not self._format.start_ids:
+            raise BundleError("manifest.json is not usable: prompt_format has no start_ids for the decoder")
+
+    def read(self, prompt: PromptLike, where: str = "the prompt") -> Prompt:
+        """The prompt as ids.
+
+        Raises:
+            UsageError: when it is of the wrong type, empty, too long, or has ids the model does not know.
+        """
+        ids = self._ids(prompt, where)
+        ids = self._format.render(ids) if isinstance(prompt, str) else ids
+        if not ids:
+            raise UsageError(f"{where} is empty; give at least one token")
+        if len(ids) > self._max_length:
+            raise UsageError(f"{where} has {len(ids)} tokens, the model takes at most {self._max_length}; shorten it")
+        return Prompt(self._format.start_ids, ids) if self._has_encoder else Prompt(ids)
+
+    def read_target(self, target: PromptLike, prompt: Prompt, where: str) -> list[int]:
+        """A target as ids, with the end token behind a text."""
+        ids = self._ids(target, where)
+        ids = [*ids, self._tokenizer.eos_id] if isinstance(target, str) else ids
+        room = self._max_length - len(prompt.ids) + 1
+        if len(ids) > room:
+            raise UsageError(
+                f"{where} has {len(ids)} tokens, the model has room for {room} behind its prompt; shorten it"
+            )
+        return ids
+
+    def _ids(self, given: PromptLike, where: str) -> list[int]:
+        if isinstance(given, str):
+            ids = self._tokenizer.encode(given)
+        elif isinstance(given, Sequence) and all(isinstance(i, numbers.Integral) for i in given):
+            ids = [int(i) for i in given]
+        else:
+            raise UsageError(f"{where} is of type {type(given).__name__}, expected text or a list of token ids")
+        outside = [i for i in ids if not 0 <= i < self._vocab_size]
+        if outside:
+            raise UsageError(f"{where} has the token id {outside[0]}, the model knows 0 to {self._vocab_size - 1}")
+        return ids
+
+
+def check_list(values: object, name: str) -> None:
+    """Refuse a single text where a list is meant: its letters would each be a prompt."""
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise UsageError(
+            f"{name} is of type {type(values).__name__}, expected a list of texts or of lists of token ids"
+        )
