@@ -117,6 +117,24 @@ def _attention_branch(node: ir.Node, causal: bool) -> ir.Graph:
     return ir.Graph([], list(inner.outputs), nodes=[inner], name=f"{node.outputs[0].name}.{kind}")
 
 
+def expand_attention_masks(graph: ir.Graph) -> None:
+    """Give every mask one line a query: onnxruntime's `Attention` broadcasts over batch and heads only."""
+    for node in list(graph.all_nodes()):
+        mask = node.inputs[3] if node.op_type == "Attention" and len(node.inputs) > 3 else None
+        if mask is None or mask.shape is None or mask.shape.rank() < 2 or mask.shape[-2] != 1:
+            continue
+        query = node.inputs[0]
+        assert query is not None and node.graph is not None
+        one = _initializer(graph, f"{mask.name}.one", np.array([1], np.int64))
+        length = ir.node("Shape", [query], {"start": 2, "end": 3})
+        shape = ir.node("Concat", [length.outputs[0], one], {"axis": 0})
+        expand = ir.node("Expand", [mask, shape.outputs[0]])
+        for made, part in ((length, "length"), (shape, "shape"), (expand, "expanded")):
+            made.outputs[0].name = f"{node.outputs[0].name}.mask.{part}"
+        node.graph.insert_before(node, [length, shape, expand])
+        node.replace_input_with(3, expand.outputs[0])
+
+
 def add_search_head(graph: ir.Graph, logits: str) -> None:
     """Give the graph the k best tokens and their log-probabilities, and nothing to do when k is 0.
 
@@ -156,7 +174,7 @@ def writes_in_place(graph: ir.Graph, past: str, present: str) -> bool:
     out = next((v for v in graph.outputs if v.name == present), None)
     if value is None or out is None or (producer := out.producer()) is None:
         return False
-    readers = {user for user, _ in value.uses()}
+    readers = {user for user, _ in value.uses() if user.op_type != "Shape"}  # a shape is no content
     if producer.op_type == "If":
         inner = {
             node

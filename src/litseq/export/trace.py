@@ -43,6 +43,7 @@ def trace(spec: GraphSpec) -> ir.Model:
     model = onnx_program.model
     passes.fold_weight_views(model.graph)
     passes.expand_prefix_attention(model.graph)
+    passes.expand_attention_masks(model.graph)
     if spec.search_on is not None:
         passes.add_search_head(model.graph, spec.search_on)
     passes.drop_unused_initializers(model.graph)

@@ -1,0 +1,54 @@
+"""The card of a bundle: what a person reads first."""
+
+from pathlib import Path
+
+from litseq.bundle import Manifest
+
+CARD_FILE = "card.md"
+
+
+def card_text(manifest: Manifest, directory: Path) -> str:
+    """Markdown that says what a bundle is, where it came from, what was verified and how to run it."""
+    model, parity, provenance = manifest.model, manifest.parity, manifest.provenance
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    lines = [
+        f"# {model.class_path.rsplit('.', 1)[-1]} ({manifest.architecture})",
+        "",
+        f"- {model.parameters:,} parameters, vocabulary {model.vocab_size:,}, at most {model.max_seq_len} tokens",
+        f"- {size / 1e6:.1f} MB of ONNX, weights and tokenizer",
+        f"- verified against torch: largest relative error {parity['max_error']:.2g} (tolerance "
+        f"{parity['tolerance']:.0e}), greedy tokens equal at {parity['greedy_token_agreement']:.2%} of "
+        f"{parity['positions']} positions",
+    ]
+    versions = provenance.get("versions")
+    if isinstance(versions, dict):
+        lines.append("- made with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    metrics = provenance.get("metrics")
+    if isinstance(metrics, dict) and metrics:
+        lines += ["", "## Metrics", "", *(f"- `{name}`: {value:.6g}" for name, value in sorted(metrics.items()))]
+    data = provenance.get("data")
+    if isinstance(data, dict) and data:
+        lines += ["", "## Data", "", *(f"- {key}: {value}" for key, value in data.items())]
+    lines += [
+        "",
+        "## Run it",
+        "",
+        "```",
+        f"litseq generate {manifest_name(directory)} 'your text'",
+        "```",
+        "",
+        "```python",
+        "from litseq.runtime import Generator",
+        "",
+        f'generator = Generator.from_bundle("{manifest_name(directory)}")',
+        'print(generator.generate(["your text"])[0].text)',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def manifest_name(directory: Path) -> str:
+    """How the card calls its own directory, which has another name while it is written."""
+    name = directory.name
+    return name.lstrip(".").split(".partial-")[0] if ".partial-" in name else name

@@ -1,0 +1,236 @@
+"""`export_bundle`: a trained module becomes a verified bundle."""
+
+import contextlib
+import copy
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from torch import nn
+
+import litseq
+from litseq import bundle
+from litseq.bundle import BundleDraft, CacheTensor, CrossTensor, Manifest, ModelInfo, TokenizerInfo, create_bundle
+from litseq.errors import ExportError
+from litseq.export import locate, passes
+from litseq.export.card import CARD_FILE, card_text
+from litseq.export.golden import golden_strings
+from litseq.export.graphs import GraphSpec, decoder_spec, encoder_spec
+from litseq.export.parity import GraphRunner, ParityReport, check_parity
+from litseq.export.reference import Reference
+from litseq.export.trace import trace
+from litseq.export.weights import save_graphs
+from litseq.models import SequenceModule
+from litseq.text import PromptFormat, Tokenizer
+
+TOLERANCE = 1e-4
+TOKENIZER_FILE = "tokenizer.json"
+DECODER_FILE, ENCODER_FILE = "decoder.onnx", "encoder.onnx"
+PACKAGES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_bundle(
+    module: SequenceModule,
+    tokenizer: Tokenizer,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    tolerance: float = TOLERANCE,
+    prompt_format: PromptFormat | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> ParityReport:
+    """Write a module as a bundle that `litseq.runtime` runs without torch.
+
+    The bundle holds a decoder graph with its cache (and for an encoder-decoder an encoder graph), the weights once, the
+    tokenizer and a manifest. onnxruntime must give what torch gives, at several shapes, or nothing is written.
+
+    Args:
+        module: an `EncoderDecoder`, a `DecoderOnly` or a subclass of theirs, trained or not; it is not changed.
+        tokenizer: the tokenizer it was trained with.
+        directory: where the bundle goes; it appears whole or not at all.
+        force: replace an existing bundle.
+        tolerance: largest difference between the logits of torch and onnxruntime, relative to the larger of 1 and
+            their root mean square.
+        prompt_format: how a text becomes a prompt. None: what the module learned from its data module, or else what
+            its architecture has by default.
+        metrics: what was measured of these weights, for the record.
+
+    Returns:
+        What the comparison with torch found.
+
+    Raises:
+        UsageError: `directory` exists, and `force` is not set or it is no bundle.
+        ExportError: an operation has no ONNX form, or onnxruntime and torch disagree.
+    """
+    bundle.check_target(directory, force=force)
+    if tokenizer.vocab_size > int(module.hparams["vocab_size"]):
+        raise ExportError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the module was built for {module.hparams['vocab_size']}: "
+            "give the tokenizer that the module was trained with"
+        )
+    with _on_cpu(module) as (encoder, decoder):
+        prefix = bool(getattr(module, "prefix_lm", False))
+        specs = {DECODER_FILE: decoder_spec(decoder, prefix)}
+        if encoder is not None:
+            specs[ENCODER_FILE] = encoder_spec(encoder, decoder)
+        with create_bundle(directory, force=force) as draft:
+            origins = _write_graphs(specs, draft)
+            manifest = _manifest(module, tokenizer, specs, draft.path, prompt_format, metrics)
+            runner = GraphRunner(draft.path, manifest)
+            report = check_parity(Reference(decoder, encoder, prefix), runner, tolerance)
+            if not report.passed:
+                raise ExportError(_disagreement(report, specs, draft.path, origins))
+            manifest = _with_parity(manifest, report)
+            (draft.path / CARD_FILE).write_text(card_text(manifest, draft.path), encoding="utf-8")
+            draft.finish(manifest)
+    return report
+
+
+def assert_exportable(module: SequenceModule, tolerance: float = TOLERANCE) -> ParityReport:
+    """Export a module and compare it with torch, keeping nothing: the test to write for a subclass.
+
+    Raises:
+        ExportError: says which operation cannot be exported and where, or by how much onnxruntime and torch disagree.
+    """
+    import tempfile
+
+    size = int(module.hparams["vocab_size"])
+    tokenizer = Tokenizer.train(["a"], vocab_size=min(size, 8), kind="char")
+    with tempfile.TemporaryDirectory() as directory:
+        return export_bundle(module, tokenizer, Path(directory) / "bundle", tolerance=tolerance)
+
+
+@contextlib.contextmanager
+def _on_cpu(module: SequenceModule) -> Iterator[tuple[Any, Any]]:
+    """The stacks in single precision on the CPU and in evaluation mode, shared tables still shared."""
+    stacks = (getattr(module, "encoder", None), module.decoder)
+    plain = tuple(getattr(stack, "_orig_mod", stack) for stack in stacks)
+    modes = [(part, part.training) for stack in plain if stack is not None for part in stack.modules()]
+    tensors = [t for stack in plain if stack is not None for t in (*stack.parameters(), *stack.buffers())]
+    if any(t.device.type != "cpu" or (t.is_floating_point() and t.dtype.itemsize != 4) for t in tensors):
+        plain = copy.deepcopy(plain)  # one call, so that what is shared stays shared
+        for stack in plain:
+            if stack is not None:
+                stack.to("cpu").float()
+    for stack in plain:
+        if isinstance(stack, nn.Module):
+            stack.eval()
+    try:
+        yield plain
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _write_graphs(specs: dict[str, GraphSpec], draft: BundleDraft) -> dict[str, dict[str, str]]:
+    models: dict[str, ir.Model] = {}
+    origins = {}
+    for name, spec in specs.items():
+        models[name] = trace(spec)
+        origins[name] = locate.module_outputs(models[name])
+        locate.forget_origin(models[name])
+    _check_caches(specs[DECODER_FILE], models[DECODER_FILE])
+    save_graphs(models, draft.path)
+    return origins
+
+
+def _check_caches(spec: GraphSpec, model: ir.Model) -> None:
+    for past, present, _ in spec.cache:
+        if past in {v.name for v in model.graph.inputs} and not passes.writes_in_place(model.graph, past, present):
+            raise ExportError(
+                f"the cache {past} is read by more than the one node that writes {present}, and could not be updated in "
+                "place: write it with litseq.nn.ops.write_cache and read what that returns"
+            )
+
+
+def _manifest(
+    module: SequenceModule,
+    tokenizer: Tokenizer,
+    specs: dict[str, GraphSpec],
+    directory: Path,
+    prompt_format: PromptFormat | None,
+    metrics: Mapping[str, float] | None,
+) -> Manifest:
+    (directory / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
+    spec = specs[DECODER_FILE]
+    roles = [name for name in (*spec.inputs, "top_k") if not name.startswith(("past_", "cross_"))]
+    encoder = None
+    if ENCODER_FILE in specs:
+        names = specs[ENCODER_FILE]
+        encoder = bundle.EncoderGraph(
+            ENCODER_FILE, {name: name for name in names.inputs}, {name: name for name in names.outputs}
+        )
+    hparams = dict(module.hparams)
+    return Manifest(
+        architecture=module.architecture,
+        model=ModelInfo(
+            class_path=f"{type(module).__module__}.{type(module).__qualname__}",
+            vocab_size=int(hparams["vocab_size"]),
+            max_seq_len=int(hparams["max_seq_len"]),
+            parameters=sum(p.numel() for p in module.parameters()),
+            hparams={key: value for key, value in hparams.items() if _is_plain(value)},
+        ),
+        decoder=bundle.DecoderGraph(
+            DECODER_FILE,
+            {name: name for name in roles},
+            {name: name for name in ("logits", "top_ids", "top_log_probs")},
+            tuple(CacheTensor(past, present, dims) for past, present, dims in spec.cache),
+            tuple(CrossTensor(name, dims) for name, dims in spec.cross),
+        ),
+        encoder=encoder,
+        tokenizer=TokenizerInfo(TOKENIZER_FILE, golden_strings(tokenizer)),
+        prompt_pass="whole" if "prefix_lengths" in spec.inputs else "chunks",
+        prompt_format=(prompt_format or _prompt_format(module, tokenizer)).to_dict(),  # type: ignore[arg-type]
+        generation=module.generation_options(),
+        provenance={
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"litseq": litseq.__version__, "python": platform.python_version()}
+            | {name: version(name) for name in PACKAGES},
+            "machine": platform.machine(),
+            "data": module.record.data or {},
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+        },
+    )
+
+
+def _prompt_format(module: SequenceModule, tokenizer: Tokenizer) -> PromptFormat:
+    if module.record.prompt_format is not None:
+        return PromptFormat.from_dict(module.record.prompt_format)
+    bos = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
+    if module.architecture == "encoder-decoder":
+        return PromptFormat(suffix_ids=(tokenizer.eos_id,), start_ids=bos)
+    return PromptFormat(prefix_ids=bos)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _with_parity(manifest: Manifest, report: ParityReport) -> Manifest:
+    import dataclasses
+
+    return dataclasses.replace(manifest, parity=report.to_dict())
+
+
+def _disagreement(
+    report: ParityReport, specs: dict[str, GraphSpec], directory: Path, origins: dict[str, dict[str, str]]
+) -> str:
+    worst = max(report.cases, key=lambda case: float(case["max_error"]))
+    text = (
+        f"onnxruntime and torch disagree: largest relative error of the logits {report.max_error:.3g} (tolerance "
+        f"{report.tolerance:.0e}) at {worst['case']!r}, greedy tokens equal at {report.token_agreement:.1%} of "
+        f"{report.positions} positions"
+    )
+    for name in reversed(list(specs)):  # the encoder runs first
+        found = locate.first_difference(specs[name], directory / name, origins[name], report.tolerance)
+        if found is not None:
+            return f"{text}; in {name} {found}"
+    return f"{text}; every layer agrees in the traced shapes, so the module computes something else at other shapes"
