@@ -2,5 +2,6 @@
 
 from litseq.data.base import SequenceDataModule
 from litseq.data.pairs import PairDataModule
+from litseq.data.text import TextDataModule
 
-__all__ = ["PairDataModule", "SequenceDataModule"]
+__all__ = ["PairDataModule", "SequenceDataModule", "TextDataModule"]

@@ -18,7 +18,7 @@ from litseq.data.lines import BadLines, file_facts
 from litseq.data.ragged import Ragged
 from litseq.data.samplers import EpochSampler, TokenBatchSampler
 from litseq.data.sources import Columns, Paths, flat_paths, plain_paths
-from litseq.errors import DataError
+from litseq.errors import DataError, UsageError
 from litseq.text import PromptFormat, Tokenizer
 
 ENCODER_DECODER, DECODER_ONLY = "encoder-decoder", "decoder-only"
@@ -56,8 +56,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for hparams in (self._hparams, self._hparams_initial):
-            hparams.update({name: plain_paths(hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")})
+        self.save_hyperparameters({name: plain_paths(self.hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")})
         if architecture not in (None, ENCODER_DECODER, DECODER_ONLY):
             raise ValueError(f"architecture={architecture!r}, expected {ENCODER_DECODER!r} or {DECODER_ONLY!r}")
         if loss_on not in ("target", "all"):
@@ -142,11 +141,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read, encode and filter the splits of a stage; what is there already is kept."""
-        if self.hparams["architecture"] not in (None, getattr(self._module, "architecture", self.architecture)):
-            raise ValueError(
-                f"architecture={self.hparams['architecture']!r} was asked of the data but the model is "
-                f"{self._module.architecture!r}; leave architecture unset to follow the model"
-            )
+        self.check_model()
         if stage not in (None, *_STAGE_SPLITS):
             raise ValueError(f"stage {stage!r} is unknown, expected None or one of {', '.join(_STAGE_SPLITS)}")
         wanted = _SPLIT_NAMES if stage is None else _STAGE_SPLITS[stage]
@@ -174,6 +169,19 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     # How it is done.
 
+    def check_model(self) -> None:
+        """Refuse options that do not go with the model, before anything is read."""
+        given, model = self.hparams["architecture"], getattr(self._module, "architecture", None)
+        if None not in (given, model) and given != model:
+            raise UsageError(
+                f"the data has architecture={given!r} and the model is {model!r}; leave it unset to follow the model"
+            )
+        if self._prefix_lm and self.hparams["loss_on"] == "all":
+            raise UsageError(
+                "loss_on='all' does not go with a prefix_lm model, which sees the tokens of a prefix before it is to "
+                "predict them; use loss_on='target'"
+            )
+
     @property
     def _module(self) -> Any:
         return getattr(self.trainer, "lightning_module", None)
@@ -183,6 +191,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         """The positions the model has, None where there is no model or it does not say."""
         limit: int | None = getattr(getattr(self._module, "hparams", None), "max_seq_len", None)
         return limit
+
+    @property
+    def _prefix_lm(self) -> bool:
+        return bool(getattr(getattr(self._module, "hparams", None), "prefix_lm", False))
 
     def _has(self, split: str) -> bool:
         if split == "val" and self.hparams["val"] is None:
@@ -201,7 +213,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             dataset, dropped = self._prompts(self._encoded[split][0]), dict[str, int]()
         else:
             dataset, dropped = self.make_dataset(self._encoded[split])
-        self._facts[split] |= {"examples": len(dataset), "tokens": int(dataset.lengths.sum()), "dropped": dropped}
+        self._facts[split] |= {"examples": len(dataset), "tokens": dataset.tokens, "dropped": dropped}
         left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         if not len(dataset):
             raise DataError(f"no example of {split}= is left ({left_out or 'the files have none'})")

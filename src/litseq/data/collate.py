@@ -34,6 +34,7 @@ class CollateEncoderDecoder:
     start_ids: tuple[int, ...]
 
     def __call__(self, examples: Sequence[tuple[Ids, Ids]]) -> EncoderDecoderBatch:
+        """Pad the examples into one batch."""
         sources = [source for source, _ in examples]
         start = np.array(self.start_ids, dtype=np.int32)
         unlabelled = np.full(len(start) - 1, IGNORE_INDEX, dtype=np.int32)
@@ -53,6 +54,7 @@ class CollateDecoderOnly:
     loss_on_prefix: bool
 
     def __call__(self, examples: Sequence[tuple[Ids, Ids]]) -> DecoderOnlyBatch:
+        """Pad the examples into one batch."""
         joined = [np.concatenate(example) for example in examples]
         labels = [row[1:].copy() for row in joined]
         if not self.loss_on_prefix:
@@ -68,6 +70,24 @@ class CollateDecoderOnly:
 
 
 @dataclass(frozen=True)
+class CollateBlocks:
+    """(inputs, labels, segments) -> packed rows, all of one length so that every step has the same shape."""
+
+    pad_id: int
+    size: int
+
+    def __call__(self, examples: Sequence[tuple[Ids, Ids, Ids]]) -> DecoderOnlyBatch:
+        """Pad the blocks into one batch."""
+        segments = pad([segments for _, _, segments in examples], 0, self.size)
+        return {
+            "input_ids": pad([inputs for inputs, _, _ in examples], self.pad_id, self.size),
+            "labels": pad([labels for _, labels, _ in examples], IGNORE_INDEX, self.size),
+            "attention_mask": segments > 0,
+            "segment_ids": segments,
+        }
+
+
+@dataclass(frozen=True)
 class CollatePrompts:
     """(prompt,) -> what a model generates from; a decoder-only model is told that all of it is prefix."""
 
@@ -75,6 +95,7 @@ class CollatePrompts:
     is_prefix: bool
 
     def __call__(self, examples: Sequence[tuple[Ids]]) -> dict[str, Tensor]:
+        """Pad the prompts into one batch."""
         prompts = [prompt for (prompt,) in examples]
         batch = {"input_ids": pad(prompts, self.pad_id), "attention_mask": real_positions(prompts)}
         if self.is_prefix:

@@ -16,6 +16,11 @@ class SequenceDataset(Dataset[Example], ABC):
     lengths: Counts
     """[N, K]: the lengths of the K tensors each example adds to."""
 
+    @property
+    def tokens(self) -> int:
+        """Positions that hold a token, padding not counted."""
+        return int(self.lengths.sum())
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -36,6 +41,32 @@ class PairDataset(SequenceDataset):
 
     def __getitem__(self, index: int) -> Example:
         return self.sources[index], self.targets[index]
+
+
+class BlockDataset(SequenceDataset):
+    """(inputs, labels, segments): a block of pieces of documents, padded to `size`."""
+
+    def __init__(self, documents: Ragged, starts: Counts, piece_lengths: Counts, bounds: Counts, size: int) -> None:
+        """Take the pieces in the order of the blocks; block b holds pieces bounds[b] to bounds[b + 1]."""
+        self.flat = documents.flat
+        self.starts = starts
+        self.piece_lengths = piece_lengths
+        self.bounds = bounds
+        self.lengths = np.full((len(bounds) - 1, 1), size, dtype=np.int64)
+
+    @property
+    def tokens(self) -> int:
+        """Positions that hold a token, the rest of a block not counted."""
+        return int(self.piece_lengths.sum())
+
+    def __getitem__(self, index: int) -> Example:
+        pieces = slice(self.bounds[index], self.bounds[index + 1])
+        spans = list(zip(self.starts[pieces], self.piece_lengths[pieces], strict=True))
+        # Pieces of one document may share a block; each is a segment of its own, as if it were another document.
+        inputs = np.concatenate([self.flat[start : start + length] for start, length in spans])
+        labels = np.concatenate([self.flat[start + 1 : start + 1 + length] for start, length in spans])
+        segments = np.repeat(np.arange(1, len(spans) + 1, dtype=np.int32), self.piece_lengths[pieces])
+        return inputs, labels, segments
 
 
 class PromptDataset(SequenceDataset):

@@ -93,18 +93,22 @@ class PairDataModule(SequenceDataModule):
         self._fields = PairFields(source_column, target_column, source_field, target_field)
 
     def read(self, paths: Paths, bad: BadLines) -> Columns:
+        """Sources and targets."""
         return read_pairs(paths, self.hparams["format"], self._fields, bad)
 
     def read_prompts(self, paths: Paths, bad: BadLines) -> list[str]:
+        """Sources alone."""
         return read_prompts(paths, self.hparams["format"], self._fields, bad)
 
     def make_prompt_format(self) -> PromptFormat:
+        """Source with its end, or begin, source and separator."""
         tokenizer = self.tokenizer
         if self.architecture == ENCODER_DECODER:
             return PromptFormat(suffix_ids=(tokenizer.eos_id,), start_ids=(tokenizer.bos_id,))
         return PromptFormat(prefix_ids=(tokenizer.bos_id,), suffix_ids=self._separator_ids())
 
     def make_dataset(self, columns: tuple[Ragged, ...]) -> tuple[SequenceDataset, dict[str, int]]:
+        """Rendered sources and ended targets, those within the limits."""
         form = self.prompt_format
         sources = columns[0].enclose(form.prefix_ids, form.suffix_ids)
         targets = columns[1].enclose((), (self.tokenizer.eos_id,))

@@ -34,13 +34,17 @@ class Ragged:
 
     @property
     def lengths(self) -> Counts:
+        """The length of each sequence, [N]."""
         return np.diff(self.offsets)
 
     def take(self, indices: NDArray[np.integer]) -> "Ragged":
         """The sequences at `indices`, in that order."""
-        lengths = self.lengths[indices]
+        return self.slices(self.offsets[indices], self.lengths[indices])
+
+    def slices(self, starts: Counts, lengths: Counts) -> "Ragged":
+        """The stretches of the flat array that begin at `starts`, wherever sequences end."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        shift = np.repeat(self.offsets[indices] - offsets[:-1], lengths)
+        shift = np.repeat(starts - offsets[:-1], lengths)
         return Ragged(self.flat[np.arange(offsets[-1]) + shift], offsets)
 
     def enclose(self, before: Sequence[int], behind: Sequence[int]) -> "Ragged":

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterator, Sized
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,6 @@ from litseq.data.ragged import Counts
 from litseq.errors import DataError
 
 # Neighbouring batches whose examples may be shuffled among each other, as long as that pads this share more at most.
-POOL_BATCHES = 16
 POOL_SLACK = 0.03
 
 
@@ -29,6 +29,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -87,14 +88,17 @@ class TokenBatchSampler(BatchSampler):
 
     @property
     def num_replicas(self) -> int:
+        """How many ranks share the epoch."""
         return int(getattr(self.sampler, "num_replicas", 1))
 
     @property
     def rank(self) -> int:
+        """Which of them this is."""
         return int(getattr(self.sampler, "rank", 0))
 
     @property
     def epoch(self) -> int:
+        """The epoch the next iteration is for."""
         return int(getattr(self.sampler, "epoch", 0))
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -104,7 +108,7 @@ class TokenBatchSampler(BatchSampler):
             generator = np.random.default_rng([self.seed, epoch])
             pool = np.repeat(np.arange(len(self._pool_bounds) - 1), np.diff(self._pool_bounds))
             order = order[np.lexsort((generator.random(len(order)), pool))]
-        batches = [order[start:end] for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
+        batches = [order[start:end] for start, end in pairwise(self._bounds)]
         if self.shuffle:
             batches = [batches[index] for index in generator.permutation(len(batches))]
         return batches
@@ -119,8 +123,11 @@ class TokenBatchSampler(BatchSampler):
 
 
 def _length_order(lengths: Counts) -> NDArray[np.int64]:
-    """Shortest first. Within equal first lengths the second one rises and falls in turn, so that a batch that spans two
-    first lengths meets similar second ones."""
+    """Shortest first, and neighbours alike in both lengths.
+
+    Within equal first lengths the second one rises and falls in turn, so that a batch that spans two first lengths meets
+    similar second ones.
+    """
     if lengths.shape[1] == 1:
         return np.argsort(lengths[:, 0], kind="stable")
     first, second = lengths[:, 0], lengths[:, 1]
@@ -143,17 +150,16 @@ def _greedy_bounds(lengths: Counts, max_tokens: int) -> Counts:
 def _pool_bounds(lengths: Counts, bounds: Counts) -> Counts:
     """Join neighbouring batches into pools while the joint padded length costs little more than their own."""
     pools = [0]
-    count, own_tokens = 0, 0
+    own_tokens = 0
     widest = np.zeros(lengths.shape[1], dtype=np.int64)
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+    for start, end in pairwise(bounds.tolist()):
         batch = lengths[start:end].max(axis=0)
         grown = np.maximum(widest, batch)
         own_tokens += int(batch.sum()) * (end - start)
-        count += 1
-        if count > POOL_BATCHES or (end - pools[-1]) * int(grown.sum()) > (1 + POOL_SLACK) * own_tokens:
+        if (end - pools[-1]) * int(grown.sum()) > (1 + POOL_SLACK) * own_tokens:
             if start > pools[-1]:
                 pools.append(start)
-            count, own_tokens, grown = 1, int(batch.sum()) * (end - start), batch
+            own_tokens, grown = int(batch.sum()) * (end - start), batch
         widest = grown
     return np.array([*pools, len(lengths)] if len(lengths) else [0], dtype=np.int64)
 
@@ -161,7 +167,7 @@ def _pool_bounds(lengths: Counts, bounds: Counts) -> Counts:
 def _even_bounds(lengths: Counts, pools: Counts, max_tokens: int) -> Counts:
     """Cut every pool into equal batches that fit the budget whatever examples of the pool they get."""
     bounds = [np.zeros(1, dtype=np.int64)]
-    for start, end in zip(pools[:-1], pools[1:], strict=True):
+    for start, end in pairwise(pools):
         rows = max(1, max_tokens // int(lengths[start:end].max(axis=0).sum()))
         count = -(-(end - start) // rows)
         bounds.append(start + (end - start) * np.arange(1, count + 1) // count)
@@ -175,7 +181,7 @@ def _divisible_bounds(bounds: Counts, ranks: int) -> Counts:
         return bounds
     if bounds[-1] < len(bounds) - 1 + missing:
         raise DataError(f"{int(bounds[-1])} examples cannot feed {ranks} ranks: use fewer devices or more data")
-    heap = [(int(start - end), int(start), int(end)) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    heap = [(int(start - end), int(start), int(end)) for start, end in pairwise(bounds)]
     heapq.heapify(heap)
     for _ in range(missing):
         _, start, end = heapq.heappop(heap)
