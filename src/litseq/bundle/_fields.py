@@ -31,11 +31,11 @@ class Fields:
         """Whether `key` is present and not null."""
         return self._raw.get(key) is not None
 
-    def text(self, key: str, default: str | None = None, choices: Iterable[str] = ()) -> str:
-        """A non-empty string, one of `choices` when some are given."""
+    def text(self, key: str, default: str | None = None, choices: Iterable[str] = (), *, empty: bool = False) -> str:
+        """A string, not empty unless `empty`, one of `choices` when some are given."""
         value = self._raw.get(key, default)
         allowed = tuple(choices)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or empty):
             self.note(key, f"is {_kind(value)}, expected text")
             return default or (allowed[0] if allowed else "-")
         if allowed and value not in allowed:

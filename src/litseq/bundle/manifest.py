@@ -238,11 +238,7 @@ def _file(fields: Fields) -> FileEntry:
 
 
 def _tokenizer(fields: Fields) -> TokenizerInfo:
-    return TokenizerInfo(fields.text("file"), fields.each("golden", lambda f: Golden(_any_text(f), f.integers("ids"))))
-
-
-def _any_text(fields: Fields) -> str:
-    return fields.text("text") if fields.has("text") else ""
+    return TokenizerInfo(fields.text("file"), fields.each("golden", lambda f: Golden(f.text("text", empty=True), f.integers("ids"))))
 
 
 def _decoder_problems(manifest: Manifest) -> list[str]:

@@ -1,0 +1,249 @@
+import numpy as np
+import pytest
+from generation.toy_model import ToyModel, slow_greedy
+
+from litseq.errors import UsageError
+from litseq.generation import Engine, GenerationOptions, Prompt, Request, Result, run
+
+END = 2
+
+
+def random_prompts(count, seed=0, vocab_size=11, longest=9):
+    rng = np.random.default_rng(seed)
+    return [Prompt(rng.integers(3, vocab_size, rng.integers(1, longest)).tolist()) for _ in range(count)]
+
+
+def generate(prompts, options=None, *, model=None, max_rows=32, end=(END,), **engine_options) -> list[Result]:
+    engine = Engine(model or ToyModel(), end, max_rows=max_rows, **engine_options)
+    for i, prompt in enumerate(prompts):
+        engine.submit(Request(prompt, options or GenerationOptions(max_new_tokens=20), i))
+    return run(engine)
+
+
+def tokens(results):
+    return [result.tokens for result in results]
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 7, 32])
+@pytest.mark.parametrize("has_top_k", [False, True])
+def test_greedy_equals_the_slow_decode_at_every_batch_size(max_rows, has_top_k):
+    prompts = random_prompts(25)
+    found = generate(prompts, model=ToyModel(has_top_k=has_top_k), max_rows=max_rows)
+    assert tokens(found) == [slow_greedy(ToyModel(), prompt, 20, END) for prompt in prompts]
+    assert {result.finish_reason for result in found} == {"eos", "length"}
+
+
+def test_the_source_is_read_before_the_prompt():
+    prompts = [Prompt([1], source) for source in ([3, 4, 5], [9], [7, 7, 7, 7, 8])]
+    assert tokens(generate(prompts)) == [slow_greedy(ToyModel(), prompt, 20, END) for prompt in prompts]
+
+
+def test_finished_rows_leave_at_once_and_waiting_requests_take_their_place():
+    model = ToyModel()
+    prompts = random_prompts(12)
+    generate(prompts, model=model, max_rows=4)
+    lengths = [len(slow_greedy(model, prompt, 20, END)) for prompt in prompts]
+    ended = [length < 20 for length in lengths]
+    # A row is advanced once for each token but the first, and for the end token; the last one is never fed back.
+    wanted = sum(length - (not end) for length, end in zip(lengths, ended, strict=True))
+    assert sum(rows for kind, rows in model.calls if kind == "advance") == wanted
+    assert max(rows for _, rows in model.calls) <= 4
+    assert model.rows == 0
+
+
+def test_admit_at_waits_until_several_rows_are_free():
+    model = ToyModel()
+    generate(random_prompts(40), model=model, max_rows=8, admit_at=4)
+    admitted = [rows for kind, rows in model.calls if kind == "admit"]
+    assert all(rows >= 4 for rows in admitted[:-1])
+    assert sum(admitted) == 40
+
+
+def test_requests_may_come_while_others_run():
+    prompts = random_prompts(9, seed=3)
+    engine = Engine(ToyModel(), (END,), max_rows=3)
+    results, waiting = [], list(enumerate(prompts))
+    while waiting or not engine.idle:
+        if waiting:
+            i, prompt = waiting.pop(0)
+            engine.submit(Request(prompt, GenerationOptions(max_new_tokens=15), i))
+        results += engine.step()
+    results.sort(key=lambda result: result.ticket)
+    assert tokens(results) == [slow_greedy(ToyModel(), prompt, 15, END) for prompt in prompts]
+
+
+def test_requests_enter_first_come_first_served():
+    engine = Engine(ToyModel(), (), max_rows=2)
+    for prompt in ([3] * 9, [4], [5, 5]):
+        engine.submit(Request(Prompt(prompt), GenerationOptions(max_new_tokens=2)))
+    finished = [[result.ticket for result in engine.step()] for _ in range(4)]
+    assert [sorted(tickets) for tickets in finished] == [[], [1, 2], [], [3]]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.8}, {"top_k": 4}, {"top_p": 0.7, "temperature": 1.3}, {"min_p": 0.2}])
+def test_samples_do_not_depend_on_the_batch(options):
+    chosen = GenerationOptions(max_new_tokens=12, seed=5, **options)
+    prompts = random_prompts(10)
+    alone = tokens(generate(prompts, chosen, max_rows=1))
+    assert tokens(generate(prompts, chosen, max_rows=4)) == alone
+    engine = Engine(ToyModel(), (END,))
+    for i in reversed(range(10)):
+        engine.submit(Request(prompts[i], chosen, i))
+    assert tokens(run(engine))[::-1] == alone
+    assert tokens(generate(prompts, GenerationOptions(max_new_tokens=12, seed=6, **options))) != alone
+
+
+def test_equal_prompts_of_one_call_differ_when_sampled():
+    found = tokens(generate([Prompt([3, 4])] * 6, GenerationOptions(max_new_tokens=12, temperature=1.5, seed=0)))
+    assert len({tuple(ids) for ids in found}) > 1
+
+
+def test_sampling_follows_the_probabilities():
+    model = ToyModel()
+    options = GenerationOptions(max_new_tokens=1, temperature=0.9, seed=11)
+    found = generate([Prompt([5])] * 4000, options, model=model, max_rows=512, end=())
+    counts = np.bincount([result.tokens[0] for result in found], minlength=11) / 4000
+    logits = model.logits([5]) / 0.9
+    wanted = np.exp(logits - logits.max())
+    assert np.abs(counts - wanted / wanted.sum()).max() < 0.03
+
+
+def test_greedy_and_sampled_requests_share_a_batch():
+    prompts = random_prompts(6)
+    greedy = GenerationOptions(max_new_tokens=10)
+    sampled = GenerationOptions(max_new_tokens=10, temperature=1.0, seed=1)
+    engine = Engine(ToyModel(), (END,))
+    for i, prompt in enumerate(prompts):
+        engine.submit(Request(prompt, sampled if i % 2 else greedy, i))
+    found = tokens(run(engine))
+    assert found[::2] == tokens(generate(prompts[::2], greedy))
+    assert found[1::2] == [
+        generate([prompts[0]] * i + [prompts[i]], sampled, max_rows=1)[-1].tokens for i in range(1, 6, 2)
+    ]
+
+
+def brute_force(model, prompt, steps, penalty=1.0, ngram=0, least=0):
+    """The definition of the penalties, with plain lists."""
+    ids = list(prompt.ids)
+    while len(ids) - len(prompt.ids) < steps:
+        logits = model.logits(ids).astype(np.float64)
+        for token in set(ids):
+            logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
+        if ngram:
+            for i in range(len(ids) - ngram + 1):
+                if ids[i : i + ngram - 1] == ids[len(ids) - ngram + 1 :]:
+                    logits[ids[i + ngram - 1]] = -np.inf
+        if len(ids) - len(prompt.ids) < least:
+            logits[END] = -np.inf
+        token = int(logits.argmax())
+        if token == END:
+            break
+        ids.append(token)
+    return ids[len(prompt.ids) :]
+
+
+@pytest.mark.parametrize(
+    ("options", "definition"),
+    [
+        ({"repetition_penalty": 1.4}, {"penalty": 1.4}),
+        ({"repetition_penalty": 0.7}, {"penalty": 0.7}),
+        ({"no_repeat_ngram_size": 1}, {"ngram": 1}),
+        ({"no_repeat_ngram_size": 2}, {"ngram": 2}),
+        ({"no_repeat_ngram_size": 3, "repetition_penalty": 1.1}, {"ngram": 3, "penalty": 1.1}),
+        ({"min_new_tokens": 8}, {"least": 8}),
+    ],
+)
+def test_penalties_follow_their_definition(options, definition):
+    prompts = random_prompts(12, seed=4)
+    steps = 7 if "no_repeat_ngram_size" in options else 20
+    found = generate(prompts, GenerationOptions(max_new_tokens=max(steps, 8), **options), max_rows=5)
+    assert tokens(found) == [brute_force(ToyModel(), prompt, max(steps, 8), **definition) for prompt in prompts]
+
+
+@pytest.mark.parametrize("has_top_k", [False, True])
+@pytest.mark.parametrize("extra", [{}, {"repetition_penalty": 1.3}, {"temperature": 0.7, "seed": 3}])
+def test_log_probs_are_the_models_own(has_top_k, extra):
+    model = ToyModel(has_top_k=has_top_k)
+    prompts = random_prompts(6)
+    found = generate(prompts, GenerationOptions(max_new_tokens=10, top_logprobs=3, **extra), model=model)
+    for prompt, result in zip(prompts, found, strict=True):
+        ids = list(prompt.ids)
+        for token, log_prob, best in zip(result.tokens, result.log_probs, result.alternatives, strict=True):
+            logits = model.logits(ids)
+            wanted = logits - np.log(np.exp(logits).sum())
+            np.testing.assert_allclose(log_prob, wanted[token], atol=1e-5)
+            assert [i for i, _ in best] == np.argsort(-wanted, kind="stable")[:3].tolist()
+            np.testing.assert_allclose([p for _, p in best], np.sort(wanted)[::-1][:3], atol=1e-5)
+            ids.append(token)
+        logits = model.logits(ids)
+        end = (logits - np.log(np.exp(logits).sum()))[END] if result.finish_reason == "eos" else 0.0
+        np.testing.assert_allclose(result.score, sum(result.log_probs) + end, atol=1e-4)
+
+
+def test_the_model_is_asked_for_its_best_tokens_only_when_they_are_wanted():
+    model = ToyModel(has_top_k=True)
+    generate(random_prompts(3), model=model)
+    assert set(model.asked) == {0}
+    model = ToyModel(has_top_k=True)
+    generate(random_prompts(3), GenerationOptions(max_new_tokens=5, top_logprobs=4), model=model)
+    assert set(model.asked) == {4}
+
+
+def test_nothing_is_noted_unless_asked_for():
+    result = generate(random_prompts(1))[0]
+    assert (result.score, result.log_probs, result.alternatives) == (None, None, None)
+
+
+def test_a_listener_sees_every_token_and_may_end_the_request():
+    seen = []
+
+    def listener(token):
+        seen.append(token)
+        return len(seen) == 4
+
+    engine = Engine(ToyModel(), ())
+    engine.submit(Request(Prompt([3, 4]), GenerationOptions(max_new_tokens=20), 0, listener))
+    (result,) = run(engine)
+    assert result.tokens == seen == slow_greedy(ToyModel(), Prompt([3, 4]), 4, -1)
+    assert result.finish_reason == "stop"
+
+
+def test_the_models_limit_ends_a_request():
+    model = ToyModel(max_length=10)
+    (result,) = generate([Prompt([3] * 7)], GenerationOptions(), model=model, end=())
+    # Ten tokens fit the cache; the last one generated is never fed back.
+    assert len(result.tokens) == 4
+    assert result.finish_reason == "length"
+
+
+@pytest.mark.parametrize("ids", [[], [3] * 11])
+def test_a_prompt_that_does_not_fit_is_refused(ids):
+    engine = Engine(ToyModel(max_length=10), (END,))
+    with pytest.raises(UsageError, match=rf"has {len(ids)} tokens, the model takes 1 to 10"):
+        engine.submit(Request(Prompt(ids)))
+    assert engine.idle
+
+
+def test_requests_can_be_cancelled_waiting_and_running():
+    engine = Engine(ToyModel(), (), max_rows=2)
+    prompts = random_prompts(4)
+    tickets = [engine.submit(Request(prompt, GenerationOptions(max_new_tokens=6), i)) for i, prompt in enumerate(prompts)]
+    engine.step()
+    engine.step()
+    assert engine.cancel(tickets[0]).tokens == slow_greedy(ToyModel(), prompts[0], 2, -1)
+    assert engine.cancel(tickets[3]).finish_reason == "cancelled"
+    rest = run(engine)
+    assert [result.ticket for result in rest] == [tickets[1], tickets[2]]
+    assert tokens(rest) == [slow_greedy(ToyModel(), prompt, 6, -1) for prompt in prompts[1:3]]
+    assert engine.cancel(tickets[0]) is None
+
+
+def test_several_end_tokens():
+    found = generate(random_prompts(8), end=(2, 3, 4))
+    assert not {2, 3, 4} & {token for result in found for token in result.tokens}
+
+
+def test_an_engine_without_requests_is_idle():
+    engine = Engine(ToyModel(), (END,))
+    assert engine.idle
+    assert engine.step() == []

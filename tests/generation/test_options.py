@@ -1,0 +1,85 @@
+import pytest
+
+from litseq.errors import UsageError
+from litseq.generation import GenerationOptions
+
+
+@pytest.mark.parametrize(
+    ("values", "sampling"),
+    [
+        ({}, False),
+        ({"temperature": 0}, False),
+        ({"temperature": 0.5}, True),
+        ({"top_k": 5}, True),
+        ({"top_p": 0.9}, True),
+        ({"min_p": 0.1}, True),
+        ({"temperature": 0, "top_k": 5}, False),
+        ({"do_sample": True}, True),
+        ({"do_sample": False, "temperature": 0.7}, False),
+        ({"do_sample": True, "temperature": 0.0}, False),
+    ],
+)
+def test_what_makes_it_sample(values, sampling):
+    assert GenerationOptions(**values).sampling is sampling
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 1.5),
+        ("max_new_tokens", True),
+        ("min_new_tokens", -1),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", "hot"),
+        ("top_k", 0),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("min_p", -0.5),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", None),
+        ("no_repeat_ngram_size", -1),
+        ("seed", -1),
+        ("logprobs", 3),
+        ("top_logprobs", -1),
+        ("do_sample", "yes"),
+        ("stop", ("",)),
+        ("stop", (3,)),
+        ("num_beams", 4),
+        ("num_return_sequences", 2),
+        ("length_penalty", 0.6),
+    ],
+)
+def test_a_value_out_of_range_is_named(name, value):
+    with pytest.raises(UsageError, match=name) as caught:
+        GenerationOptions(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(UsageError, match=r"max_new_tokens is 0.*top_p is 2.*stop is"):
+        GenerationOptions(max_new_tokens=0, top_p=2, stop=("",))
+
+
+def test_min_above_max():
+    with pytest.raises(UsageError, match="min_new_tokens is 9, more than max_new_tokens 3"):
+        GenerationOptions(max_new_tokens=3, min_new_tokens=9)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"no generation option is called 'max_new_token'; did you mean max_new_tokens\?"):
+        GenerationOptions.from_mapping({"max_new_token": 3})
+    with pytest.raises(UsageError, match="sampling"):
+        GenerationOptions.from_mapping({"sampling": True})
+
+
+def test_given_values_replace_those_of_the_base():
+    base = GenerationOptions(max_new_tokens=9, temperature=0.5)
+    merged = GenerationOptions.from_mapping({"temperature": None, "stop": "end"}, base)
+    assert (merged.max_new_tokens, merged.temperature, merged.sampling, merged.stop) == (9, None, False, ("end",))
+
+
+def test_stop_takes_one_string_or_several():
+    assert GenerationOptions(stop="a").stop == ("a",)
+    assert GenerationOptions(stop=["a", "b"]).stop == ("a", "b")
