@@ -25,7 +25,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=float,
         default=1e-4,
         metavar="MAX",
-        help="the largest difference of a logit between torch and onnxruntime (default: %(default)s)",
+        help="the largest difference of a logit between torch and onnxruntime, relative to the larger of 1 and the "
+        "root mean square of the logits (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -60,5 +61,8 @@ def run(args: argparse.Namespace) -> int:
         )
         raise CheckpointError(msg)
     report = export_bundle(module, tokenizer, args.out, force=args.force, tolerance=args.tolerance)
-    print(f"{args.out}: {report}")
+    print(
+        f"{args.out}: verified, largest error of a logit {report.max_error:.1e} (tolerance {report.tolerance:.0e}), "
+        f"greedy tokens equal at {report.token_agreement:.1%} of {report.positions} positions"
+    )
     return 0

@@ -1,0 +1,45 @@
+"""One tiny trained checkpoint and its bundle for all tests of the command line; needs the extra [train]."""
+
+import pytest
+
+PAIRS = [(f"{word} {other}", f"{other} {word}") for word in ("a", "bc", "def") for other in ("x", "yz", "uvw")]
+
+
+def write_pairs(path):
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    pytest.importorskip("torch", reason="needs the extra [train]")
+    import lightning
+
+    from litseq.data import PairDataModule
+    from litseq.models import DecoderOnly
+
+    directory = tmp_path_factory.mktemp("checkpoint")
+    data = PairDataModule(train=str(write_pairs(directory / "train.tsv")), tokenizer_kind="char", max_tokens=256)
+    module = DecoderOnly(vocab_size=data.vocab_size, embed_dim=16, num_layers=1, num_heads=2, max_seq_len=32)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    trainer.save_checkpoint(directory / "tiny.ckpt")
+    return directory / "tiny.ckpt"
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint):
+    """What `litseq export` makes of the checkpoint; a test that damages it copies it first."""
+    from litseq.cli.main import main
+
+    target = checkpoint.parent / "bundle"
+    assert main(["export", str(checkpoint), str(target)]) == 0
+    return target
