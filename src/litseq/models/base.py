@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -127,7 +126,7 @@ class SequenceModule(LightningModule, ABC):
         self._window.clear()
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self.record.take_from(datamodule, int(self.hparams["vocab_size"]))
+            self.record.take_from(datamodule, int(self.hparams["vocab_size"]), fitting=stage == "fit")
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Hand out the scaled sum; `on_before_optimizer_step` makes it a mean over tokens."""
@@ -152,12 +151,9 @@ class SequenceModule(LightningModule, ABC):
         Returns:
             Texts when the tokenizer is known (from the data module or the checkpoint), else token ids.
         """
-        # Imported here: training needs none of it.
-        from litseq.models.predict import generate_ids
+        from litseq.models.predict import generate  # it imports this file
 
-        ids = generate_ids(self, self.prompts(batch), **self.generation_options())
-        tokenizer = self.record.load_tokenizer()
-        return ids if tokenizer is None else [tokenizer.decode(row) for row in ids]
+        return generate(self, self.prompts(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser and schedule, or AdamW with warm-up (seam)."""

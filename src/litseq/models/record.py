@@ -25,30 +25,31 @@ class CheckpointRecord:
         self.prompt_format: dict[str, Any] | None = None
         self.data: dict[str, Any] | None = None
 
-    def take_from(self, datamodule: object, vocab_size: int) -> None:
+    def take_from(self, datamodule: object, vocab_size: int, fitting: bool) -> None:
         """Ask a data module for what it knows; any with the attributes of litseq's will do.
 
         Args:
             datamodule: The trainer's.
             vocab_size: The model's.
+            fitting: The model is trained on this data, so that its fingerprint becomes the model's.
 
         Raises:
-            UsageError: The data has more tokens than the model.
+            UsageError: The data has more tokens than the model, or others than the model was trained with.
         """
         data_vocab_size = getattr(datamodule, "vocab_size", None)
         if isinstance(data_vocab_size, int) and data_vocab_size > vocab_size:
             raise UsageError(
-                f"the tokenizer of the data has {data_vocab_size} tokens, the model vocab_size {vocab_size}, expected at"
-                f" least as many: build the model with vocab_size={data_vocab_size}"
+                f"the tokenizer of the data has {data_vocab_size} tokens, the model vocab_size {vocab_size}, expected"
+                f" at least as many: build the model with vocab_size={data_vocab_size}"
             )
         tokenizer = getattr(datamodule, "tokenizer", None)
-        if hasattr(tokenizer, "to_json"):
-            self.tokenizer_json = tokenizer.to_json()
+        if tokenizer is not None and hasattr(tokenizer, "to_json"):
+            self._take_tokenizer(tokenizer.to_json())
         prompt_format = getattr(datamodule, "prompt_format", None)
         if prompt_format is not None:
             self.prompt_format = _plain(prompt_format)
         fingerprint = getattr(datamodule, "fingerprint", None)
-        if fingerprint is not None:
+        if fingerprint is not None and (fitting or self.data is None):
             self.data = _plain(fingerprint)
 
     def to_dict(self, module: nn.Module) -> dict[str, Any]:
@@ -64,9 +65,19 @@ class CheckpointRecord:
 
     def restore(self, entry: Mapping[str, Any]) -> None:
         """Read the entry of a checkpoint back; what it lacks stays as it is."""
-        self.tokenizer_json = entry.get("tokenizer") or self.tokenizer_json
+        if entry.get("tokenizer"):
+            self._take_tokenizer(entry["tokenizer"])
         self.prompt_format = entry.get("prompt_format") or self.prompt_format
         self.data = entry.get("data") or self.data
+
+    def _take_tokenizer(self, tokenizer_json: str) -> None:
+        if self.tokenizer_json not in (None, tokenizer_json):
+            # The ids would mean other words: a loss that looks bad, or text that is none.
+            raise UsageError(
+                "the tokenizer of the data is not the one the model was trained with: give the data module the"
+                " same training files and options, or tokenizer= the same tokenizer.json"
+            )
+        self.tokenizer_json = tokenizer_json
 
     def load_tokenizer(self) -> "Tokenizer | None":
         """The tokenizer, or None where none is known."""

@@ -1,0 +1,109 @@
+"""`litseq fit|validate|test|predict`: stock LightningCLI over our modules and data modules."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from litseq.data import SequenceDataModule
+from litseq.errors import UsageError
+from litseq.models import SequenceModule
+from litseq.models.checkpoint import read_checkpoint
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI in subclass mode; the vocabulary size of the data reaches the model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the vocabulary: the data module may have to train its tokenizer before the model can be built."""
+        parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse without the warning that arguments were passed on: that is how `litseq` works."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+            super().parse_arguments(parser, args)
+
+
+class PredictionPrinter(BasePredictionWriter):
+    """Prints each prediction on a line of standard output: a text, or token ids with spaces between."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to interleave the lines of several processes."""
+        if trainer.world_size > 1:
+            raise UsageError(
+                f"litseq predict runs on {trainer.world_size} devices, and their lines would lose the order of the"
+                " prompts: add --trainer.devices=1"
+            )
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Print a batch; a line feed inside a text is written as backslash n, so that lines stay prompts."""
+        for row in prediction or ():
+            print(row.replace("\n", "\\n") if isinstance(row, str) else " ".join(map(str, row)), flush=True)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        argv: The subcommand and its arguments.
+
+    Returns:
+        0.
+
+    Raises:
+        LitseqError: What the user can mend, in one line.
+        SystemExit: The parser's, with its own message.
+    """
+    # A console script has its own directory on the path, not the user's; `class_path: my_module.MyModel` is in the
+    # latter. Last, so that no file there can shadow an installed package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    # What Lightning calls is Lightning's matter, and nothing a user of a configuration can change.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    _check_checkpoint(argv)
+    predicting = argv[:1] == ["predict"]
+    try:
+        TrainCLI(
+            SequenceModule,
+            SequenceDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(argv),
+            # The bar and the summary would stand between the predictions.
+            trainer_defaults={"callbacks": PredictionPrinter(), "enable_progress_bar": False} if predicting else None,
+            parser_kwargs={"prog": "litseq"},
+        )
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _check_checkpoint(argv: Sequence[str]) -> None:
+    """Look at the checkpoint before LightningCLI does, which lets torch's own errors through."""
+    keywords: tuple[Literal["best", "last", "hpc", "registry"], ...] = ("best", "last", "hpc", "registry")
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_path":
+            path = value if equals else "".join(argv[i + 1 : i + 2])
+            if path and path not in (*keywords, "null") and not Path(path).is_dir():
+                read_checkpoint(path)
