@@ -65,7 +65,7 @@ def _table(results: Sequence[ArchitectureResult], test_count: int) -> Table:
         "chrF": [f"{r.chrf:.2f}" for r in results],
         "ONNX size": [f"{r.onnx_bytes / 2**20:.1f} MiB" for r in results],
         "parity torch/onnxruntime": [f"{r.parity:.1%}" for r in results],
-        "tokens/s torch": [f"{r.tokens_per_second_torch:,.0f}" for r in results],
+        "tokens/s torch (no cache)": [f"{r.tokens_per_second_torch:,.0f}" for r in results],
         "tokens/s onnxruntime": [f"{r.tokens_per_second_onnxruntime:,.0f}" for r in results],
     }
     for name, cells in rows.items():

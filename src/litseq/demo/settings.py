@@ -19,7 +19,7 @@ class DemoSettings:
     encoder_decoder_layers: int = 3
     decoder_only_layers: int = 7
     max_tokens: int = 4_096
-    max_steps: int = 500
+    epochs: int = 2
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     seed: int = 0
