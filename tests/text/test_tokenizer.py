@@ -178,7 +178,7 @@ def test_a_damaged_tokenizer_and_a_missing_one_are_one_clear_line(tmp_path):
     document = json.loads(BYTES.to_json())
     document["model"]["merges"].append(["no such", "token"])
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(DataError, match="not a tokenizer.json"):
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         Tokenizer.load(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         Tokenizer.load(tmp_path / "missing.json")

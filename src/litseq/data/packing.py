@@ -56,3 +56,15 @@ def pack(lengths: Counts, size: int) -> tuple[Counts, Counts]:
             open_blocks[left].append(block)
     order = np.argsort(block_of, kind="stable")
     return order, np.searchsorted(block_of[order], np.arange(blocks + 1))
+
+
+def lay(offsets: Counts, size: int) -> tuple[Counts, Counts, Counts]:
+    """Lay sequences end to end and cut wherever a block is full, so that all blocks but the last one are.
+
+    Returns:
+        (starts, lengths, bounds): the pieces in order; block b holds the pieces bounds[b] to bounds[b + 1].
+    """
+    total = int(offsets[-1])
+    starts = np.union1d(offsets[:-1], np.arange(0, total, size))
+    lengths = np.diff(starts, append=total)
+    return starts, lengths, np.searchsorted(starts, np.arange(0, total + size, size)[: -(-total // size) + 1])

@@ -9,7 +9,7 @@ from litseq.data.base import DECODER_ONLY, ENCODER_DECODER, SequenceDataModule
 from litseq.data.collate import CollateBlocks
 from litseq.data.datasets import BlockDataset, SequenceDataset
 from litseq.data.lines import BadLines
-from litseq.data.packing import cut, pack
+from litseq.data.packing import cut, lay, pack
 from litseq.data.pairs import select_pairs
 from litseq.data.ragged import Ragged
 from litseq.data.sources import Columns, PairFields, Paths, read_documents, read_prompts
@@ -17,13 +17,14 @@ from litseq.errors import UsageError
 from litseq.text import PromptFormat
 
 _DEFAULT_BLOCK = 512
+_FULL = 0.99  # of the positions of packed blocks; below it documents are cut to fill them
 
 
 class TextDataModule(SequenceDataModule):
     """Documents of plain text or JSON lines, plain or `.gz`.
 
     As `blocks`, documents are packed into rows of one length in which they cannot see each other, for a decoder-only
-    model. As `prefix`, each document is cut at a random place and its continuation is learned from its beginning, by
+    model; a document is cut where it is longer than a block, or where whole ones would leave over 1 % empty. As `prefix`, each document is cut at a random place and its continuation is learned from its beginning, by
     either architecture.
 
     Args:
@@ -152,9 +153,13 @@ class TextDataModule(SequenceDataModule):
         # Every token but a document's last is an input, every one but its first a label.
         bounds = documents.offsets - np.arange(len(documents.offsets))
         starts, lengths = cut(bounds, self.block_size)
-        starts = starts + np.searchsorted(bounds, starts, side="right") - 1
         order, blocks = pack(lengths, self.block_size)
-        return BlockDataset(documents, starts[order], lengths[order], blocks, self.block_size), {}
+        starts, lengths = starts[order], lengths[order]
+        # Documents of just over half a block fit badly: then it is better to cut some than to compute padding.
+        if lengths.sum() < _FULL * (len(blocks) - 1) * self.block_size:
+            starts, lengths, blocks = lay(bounds, self.block_size)
+        starts = starts + np.searchsorted(bounds, starts, side="right") - 1
+        return BlockDataset(documents, starts, lengths, blocks, self.block_size), {}
 
     def _prefixes(self, texts: Ragged) -> tuple[SequenceDataset, dict[str, int]]:
         ended = texts.enclose((), (self.tokenizer.eos_id,))
