@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from litseq.bundle import CacheTensor, CrossTensor, DecoderGraph, EncoderGraph, Golden, Manifest, ModelInfo, TokenizerInfo
-from litseq.bundle import create_bundle
+from litseq.bundle import (
+    CacheTensor,
+    CrossTensor,
+    DecoderGraph,
+    EncoderGraph,
+    Golden,
+    Manifest,
+    ModelInfo,
+    TokenizerInfo,
+    create_bundle,
+)
 
 ROLES = ("input_ids", "last_positions", "new_lengths", "total_length", "logit_rows")
 
@@ -23,7 +32,9 @@ def sample_manifest(encoder: bool = True, **changes: Any) -> Manifest:
             (CacheTensor("past_key.0", "present_key.0", ("batch", 4, "capacity", 16)),),
             (cross,) if encoder else (),
         ),
-        "encoder": EncoderGraph("encoder.onnx", {"input_ids": "i", "lengths": "l"}, {"cross_key.0": "c"}) if encoder else None,
+        "encoder": EncoderGraph("encoder.onnx", {"input_ids": "i", "lengths": "l"}, {"cross_key.0": "c"})
+        if encoder
+        else None,
         "tokenizer": TokenizerInfo("tokenizer.json", (Golden("", ()), Golden("größe 🙂", (5, 6)))),
         "prompt_format": {"suffix_ids": [2], "start_ids": [1]},
         "generation": {"max_new_tokens": 9},

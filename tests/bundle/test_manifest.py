@@ -2,8 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from bundle.bundle_files import sample_manifest
 
+from bundle.bundle_files import sample_manifest
 from litseq.bundle import FORMAT_VERSION, CacheTensor, FileEntry, Manifest
 from litseq.bundle.manifest import is_plain_name
 from litseq.errors import BundleError
@@ -111,7 +111,9 @@ def test_contradictions_are_named():
         "decoder.outputs has no 'logits'": replace(decoder, outputs={}),
         "decoder.cache has no entry that grows": replace(decoder, cache=(CacheTensor("a", "b", ("batch", 4)),)),
         "must start with 'batch'": replace(decoder, cache=(CacheTensor("a", "b", ("capacity", 4)),)),
-        "names a growing dimension twice": replace(decoder, cache=(CacheTensor("a", "b", ("batch", "capacity", "capacity")),)),
+        "names a growing dimension twice": replace(
+            decoder, cache=(CacheTensor("a", "b", ("batch", "capacity", "capacity")),)
+        ),
         "decoder input 'input_ids' is named twice": replace(
             decoder, cache=(CacheTensor("input_ids", "b", ("batch", "capacity")),)
         ),
@@ -126,6 +128,9 @@ def test_contradictions_are_named():
     others = {
         "encoder is missing although architecture is encoder-decoder": replace(manifest, encoder=None),
         "encoder is given although architecture is decoder-only": replace(manifest, architecture="decoder-only"),
+        "encoder.inputs has an unknown role 'mask'": replace(
+            manifest, encoder=replace(manifest.encoder, inputs={"input_ids": "i", "lengths": "l", "mask": "m"})
+        ),
         "no 'prefix_lengths' although prompt_pass": replace(manifest, prompt_pass="whole"),
         "files does not list 'tokenizer.json'": replace(manifest, files={}),
         "no plain file name": replace(manifest, files=FILES | {"../../etc/passwd": FileEntry(1, "0" * 64)}),
@@ -140,6 +145,8 @@ def test_plain_names(name):
     assert is_plain_name(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/a", "a\\b", "C:a", ".hidden", "a\0b", "a\nb", "x" * 256, "a*"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/a", "a\\b", "C:a", ".hidden", "a\0b", "a\nb", "x" * 256, "a*"]
+)
 def test_names_that_could_lead_elsewhere(name):
     assert not is_plain_name(name)

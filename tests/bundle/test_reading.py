@@ -4,8 +4,8 @@ import os
 import time
 
 import pytest
-from bundle.bundle_files import write_sample
 
+from bundle.bundle_files import write_sample
 from litseq.bundle import FileEntry, open_bundle
 from litseq.bundle.reading import file_problem
 from litseq.errors import BundleError

@@ -1,9 +1,10 @@
+# ruff: noqa: PT012  the error is to come out of the block that writes
 import os
 import stat
 
 import pytest
-from bundle.bundle_files import sample_manifest, write_sample
 
+from bundle.bundle_files import sample_manifest, write_sample
 from litseq.bundle import create_bundle, open_bundle
 from litseq.errors import BundleError, UsageError
 
@@ -40,7 +41,10 @@ def test_a_draft_that_was_never_finished_is_no_bundle(tmp_path):
 
 
 def test_a_manifest_that_misses_a_file_is_refused(tmp_path):
-    with pytest.raises(BundleError, match=r"files does not list 'decoder.onnx'"), create_bundle(tmp_path / "b") as draft:
+    with (
+        pytest.raises(BundleError, match=r"files does not list 'decoder.onnx'"),
+        create_bundle(tmp_path / "b") as draft,
+    ):
         (draft.path / "tokenizer.json").write_text("{}")
         draft.finish(sample_manifest())
     assert names(tmp_path) == []

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from generation.toy_model import ToyModel, slow_greedy
 
+from generation.toy_model import ToyModel, slow_greedy
 from litseq.errors import UsageError
 from litseq.generation import Engine, GenerationOptions, Prompt, Request, Result, run
 
@@ -80,7 +80,9 @@ def test_requests_enter_first_come_first_served():
     assert [sorted(tickets) for tickets in finished] == [[], [1, 2], [], [3]]
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.8}, {"top_k": 4}, {"top_p": 0.7, "temperature": 1.3}, {"min_p": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.8}, {"top_k": 4}, {"top_p": 0.7, "temperature": 1.3}, {"min_p": 0.2}]
+)
 def test_samples_do_not_depend_on_the_batch(options):
     chosen = GenerationOptions(max_new_tokens=12, seed=5, **options)
     prompts = random_prompts(10)
@@ -227,7 +229,9 @@ def test_a_prompt_that_does_not_fit_is_refused(ids):
 def test_requests_can_be_cancelled_waiting_and_running():
     engine = Engine(ToyModel(), (), max_rows=2)
     prompts = random_prompts(4)
-    tickets = [engine.submit(Request(prompt, GenerationOptions(max_new_tokens=6), i)) for i, prompt in enumerate(prompts)]
+    tickets = [
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=6), i)) for i, prompt in enumerate(prompts)
+    ]
     engine.step()
     engine.step()
     assert engine.cancel(tickets[0]).tokens == slow_greedy(ToyModel(), prompts[0], 2, -1)

@@ -68,7 +68,9 @@ def test_min_above_max():
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(UsageError, match=r"no generation option is called 'max_new_token'; did you mean max_new_tokens\?"):
+    with pytest.raises(
+        UsageError, match=r"no generation option is called 'max_new_token'; did you mean max_new_tokens\?"
+    ):
         GenerationOptions.from_mapping({"max_new_token": 3})
     with pytest.raises(UsageError, match="sampling"):
         GenerationOptions.from_mapping({"sampling": True})

@@ -77,7 +77,7 @@ def test_filters_in_a_row_leave_forbidden_tokens_forbidden(logits):
     processors.keep_top_k(logits, 5)
     processors.keep_top_p(logits, 0.9)
     processors.keep_min_p(logits, 0.05)
-    assert (1 <= np.isfinite(logits).sum(-1)).all()
+    assert (np.isfinite(logits).sum(-1) >= 1).all()
     assert (np.isfinite(logits).sum(-1) <= 5).all()
 
 

@@ -32,6 +32,7 @@ class TinyNet:
     top_k: bool = True
     seed: int = 0
     scale: float = 1.0
+    end_boost: float = 1.0
     weights: dict[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class TinyNet:
         w["embed"] = rng.standard_normal((self.vocab_size, d)).astype(np.float32)
         w["flag"] = rng.standard_normal((1, d)).astype(np.float32)
         w["head"] = (matrix(d, self.vocab_size) * self.scale).astype(np.float32)
+        w["head"][:, 2] *= self.end_boost
         w["source_embed"] = rng.standard_normal((self.vocab_size, d)).astype(np.float32)
         for layer in range(self.num_layers):
             w[f"qkv{layer}"] = matrix(d, (self.num_heads + 2 * self.num_kv_heads) * dh)

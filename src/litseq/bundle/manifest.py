@@ -130,8 +130,15 @@ class Manifest:
         return {"format": FORMAT, "format_version": self.format_version} | asdict(self)
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """The text of `manifest.json`.
+
+        Raises:
+            BundleError: when a free field holds what JSON cannot.
+        """
+        try:
+            return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{MANIFEST_NAME} can hold plain, finite values only: {error}") from error
 
     @classmethod
     def from_dict(cls, raw: object) -> Manifest:
@@ -238,7 +245,9 @@ def _file(fields: Fields) -> FileEntry:
 
 
 def _tokenizer(fields: Fields) -> TokenizerInfo:
-    return TokenizerInfo(fields.text("file"), fields.each("golden", lambda f: Golden(f.text("text", empty=True), f.integers("ids"))))
+    return TokenizerInfo(
+        fields.text("file"), fields.each("golden", lambda f: Golden(f.text("text", empty=True), f.integers("ids")))
+    )
 
 
 def _decoder_problems(manifest: Manifest) -> list[str]:
@@ -279,6 +288,7 @@ def _encoder_problems(manifest: Manifest) -> list[str]:
             found.append("decoder.cross is given without an encoder")
         return found
     found += [f"encoder.inputs has no {role!r}" for role in ENCODER_INPUTS if role not in encoder.inputs]
+    found += [f"encoder.inputs has an unknown role {role!r}" for role in encoder.inputs if role not in ENCODER_INPUTS]
     found += [f"encoder.outputs has nothing for {c.name!r}" for c in decoder.cross if c.name not in encoder.outputs]
     if not decoder.cross:
         found.append("decoder.cross is empty although there is an encoder")

@@ -19,11 +19,17 @@ from litseq.runtime.step_model import OrtStepModel
 from litseq.runtime.text_stream import TextStream
 from litseq.runtime.tokenizer import load_tokenizer
 
+_KEPT_MODELS = 4
+_KEPT_BYTES = 256 * 2**20
+"""Caches kept between calls: enough that short calls need no fresh memory, no more than a server can forget about."""
+
 
 class Generator:
     """A bundle, loaded and ready to generate. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, batch_size: int = 32) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, batch_size: int = 32, spinning: bool = True
+    ) -> None:
         """Load the sessions of an open bundle; `from_bundle` opens one."""
         self.threads = check_threads(threads)
         self.batch_size = _check_batch_size(batch_size)
@@ -32,13 +38,19 @@ class Generator:
         self._reader = PromptReader(bundle.manifest, self.tokenizer)
         self._defaults = _default_options(bundle.manifest)
         self._end_tokens = (self.tokenizer.eos_id,)
-        self._graphs = Graphs(bundle, self.threads)
+        self._graphs = Graphs(bundle, self.threads, spinning=spinning)
         self._free: list[OrtStepModel] = []
         self._lock = threading.Lock()
 
     @classmethod
     def from_bundle(
-        cls, path: str | Path, *, threads: int | None = None, batch_size: int = 32, verify: bool = True
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        batch_size: int = 32,
+        verify: bool = True,
+        spinning: bool = True,
     ) -> Generator:
         """Open a bundle, check it and load it.
 
@@ -47,11 +59,12 @@ class Generator:
             threads: Threads for the work inside a call; None: one a core this process may use.
             batch_size: Rows that run at the same time; it bounds the memory of the caches.
             verify: Check the hashes of all files first; see `litseq.bundle.open_bundle`.
+            spinning: Let idle threads wait busily for the next step. Turn it off where other work needs the cores.
 
         Raises:
             BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
         """
-        return cls(open_bundle(path, verify=verify), threads=threads, batch_size=batch_size)
+        return cls(open_bundle(path, verify=verify), threads=threads, batch_size=batch_size, spinning=spinning)
 
     def generate(
         self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
@@ -140,7 +153,8 @@ class Generator:
         finally:
             model.reset()
             with self._lock:
-                self._free.append(model)
+                if len(self._free) < _KEPT_MODELS and model.nbytes <= _KEPT_BYTES:
+                    self._free.append(model)
 
     def _complete(self, result: Result, text: TextStream | None) -> Completion:
         reason = result.finish_reason

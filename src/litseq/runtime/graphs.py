@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,34 @@ _ORT_TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_ROLE_TYPES = {"input_ids": "int64", "logit_rows": "int64", "top_k": "int64", "logits": "float32"} | {
-    "top_ids": "int64",
-    "top_log_probs": "float32",
+Dims = tuple[int | str, ...]
+
+_ROLES: dict[str, tuple[str, Dims]] = {
+    "input_ids": ("int64", ("batch", "new")),
+    "last_positions": ("int32", ("batch",)),
+    "new_lengths": ("int32", ("batch",)),
+    "total_length": ("int32", ()),
+    "logit_rows": ("int64", ("rows",)),
+    "top_k": ("int64", ()),
+    "source_lengths": ("int32", ("batch",)),
+    "prefix_lengths": ("int32", ("batch",)),
+    "lengths": ("int32", ("batch",)),
+    "top_ids": ("int64", ("rows", "k")),
+    "top_log_probs": ("float32", ("rows", "k")),
 }
 
 
 class Graphs:
     """Sessions and tensor names of one bundle. Safe to share between threads: every call brings its own memory."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, *, spinning: bool = True) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
-        self.decoder = create_session(bundle.file(manifest.decoder.file), threads)
-        self.encoder = create_session(bundle.file(manifest.encoder.file), threads) if manifest.encoder else None
+        self.decoder = create_session(bundle.file(manifest.decoder.file), threads, spinning=spinning)
+        self.encoder: Session | None = None
+        if manifest.encoder is not None:
+            # Its threads must not spin beside the decoder's, which take over right after it.
+            self.encoder = create_session(bundle.file(manifest.encoder.file), threads, spinning=False)
         problems = _contradictions(self.decoder, *_decoder_tensors(manifest))
         if self.encoder is not None:
             problems += _contradictions(self.encoder, *_encoder_tensors(manifest))
@@ -111,30 +125,37 @@ def _spec(name: str, tensor: CacheTensor | CrossTensor) -> TensorSpec:
     return TensorSpec(name, tensor.dims, np.dtype(tensor.dtype))
 
 
-def _decoder_tensors(manifest: Manifest) -> tuple[dict[str, str], dict[str, str]]:
+def _decoder_tensors(manifest: Manifest) -> tuple[dict[str, tuple[str, Dims]], dict[str, tuple[str, Dims]]]:
     decoder = manifest.decoder
-    inputs = {name: _ROLE_TYPES.get(role, "int32") for role, name in decoder.inputs.items()}
-    inputs |= {c.past: c.dtype for c in decoder.cache} | {c.name: c.dtype for c in decoder.cross}
-    outputs = {name: _ROLE_TYPES[role] for role, name in decoder.outputs.items()}
-    return inputs, outputs | {c.present: c.dtype for c in decoder.cache}
+    roles = _ROLES | {"logits": ("float32", ("rows", manifest.model.vocab_size))}
+    inputs = {name: roles[role] for role, name in decoder.inputs.items()}
+    inputs |= {c.past: (c.dtype, c.dims) for c in decoder.cache} | {c.name: (c.dtype, c.dims) for c in decoder.cross}
+    outputs = {name: roles[role] for role, name in decoder.outputs.items()}
+    return inputs, outputs | {c.present: (c.dtype, c.dims) for c in decoder.cache}
 
 
-def _encoder_tensors(manifest: Manifest) -> tuple[dict[str, str], dict[str, str]]:
+def _encoder_tensors(manifest: Manifest) -> tuple[dict[str, tuple[str, Dims]], dict[str, tuple[str, Dims]]]:
     assert manifest.encoder is not None
-    dtypes = {c.name: c.dtype for c in manifest.decoder.cross}
-    inputs = {name: _ROLE_TYPES.get(role, "int32") for role, name in manifest.encoder.inputs.items()}
-    return inputs, {name: dtypes.get(cross, "float32") for cross, name in manifest.encoder.outputs.items()}
+    encoder = manifest.encoder
+    inputs = {name: _ROLES[role] for role, name in encoder.inputs.items()}
+    return inputs, {encoder.outputs[c.name]: (c.dtype, c.dims) for c in manifest.decoder.cross}
 
 
-def _contradictions(session: Session, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:
-    """Where a graph differs from what the manifest says: binding by address trusts these names and types."""
+def _contradictions(
+    session: Session, inputs: Mapping[str, tuple[str, Dims]], outputs: Mapping[str, tuple[str, Dims]]
+) -> list[str]:
+    """Where a graph differs from what the manifest says: binding by address trusts these names, types and sizes."""
     problems: list[str] = []
     for kind, expected, nodes in (
         ("input", inputs, session.get_inputs()),
         ("output", outputs, session.get_outputs()),
     ):
-        found = {node.name: _ORT_TYPES.get(node.type, node.type) for node in nodes}
-        problems += _differences(kind, expected, found)
+        found = {node.name: node for node in nodes}
+        for name, (dtype, dims) in expected.items():
+            if name not in found:
+                problems.append(f"the graph has no {kind} {name!r}")
+            elif difference := _difference(found[name], dtype, dims):
+                problems.append(f"{kind} {name!r} {difference}")
         if kind == "input":
             problems += [
                 f"the graph asks for an input {name!r} of no known role" for name in found if name not in expected
@@ -142,9 +163,14 @@ def _contradictions(session: Session, inputs: Mapping[str, str], outputs: Mappin
     return problems
 
 
-def _differences(kind: str, expected: Mapping[str, str], found: Mapping[str, str]) -> Iterable[str]:
-    for name, dtype in expected.items():
-        if name not in found:
-            yield f"the graph has no {kind} {name!r}"
-        elif found[name] != dtype:
-            yield f"{kind} {name!r} is {found[name]}, the manifest says {dtype}"
+def _difference(node: Any, dtype: str, dims: Dims) -> str | None:
+    found = _ORT_TYPES.get(node.type, node.type)
+    if found != dtype:
+        return f"is {found}, the manifest says {dtype}"
+    if node.shape is None:
+        return None
+    fixed = zip(node.shape, dims, strict=False)
+    if len(node.shape) != len(dims) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in fixed):
+        shape, wanted = (", ".join(str(dim) for dim in values) for values in (node.shape, dims))
+        return f"has the shape [{shape}], the manifest says [{wanted}]"
+    return None

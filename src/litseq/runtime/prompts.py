@@ -61,6 +61,8 @@ class PromptReader:
 
     def _ids(self, given: PromptLike, where: str) -> list[int]:
         if isinstance(given, str):
+            if not is_unicode(given):
+                raise UsageError(f"{where} is no valid Unicode (a lone surrogate); decode it as UTF-8 first")
             ids = self._tokenizer.encode(given)
         elif isinstance(given, Sequence) and all(isinstance(i, numbers.Integral) for i in given):
             ids = [int(i) for i in given]
@@ -70,6 +72,15 @@ class PromptReader:
         if outside:
             raise UsageError(f"{where} has the token id {outside[0]}, the model knows 0 to {self._vocab_size - 1}")
         return ids
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be encoded: a name or an argument that was no UTF-8 holds lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_list(values: object, name: str) -> None:

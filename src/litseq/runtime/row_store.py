@@ -47,6 +47,11 @@ class RowStore:
         self.arrays: dict[str, NDArray[Any]] = {spec.name: _zeros(spec.shape(0, 0), spec.dtype) for spec in specs}
         self._memory = {name: array.reshape(-1) for name, array in self.arrays.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return sum(memory.nbytes for memory in self._memory.values())
+
     def lay_out(self, rows: int, length: int) -> None:
         """Give the buffers this shape; what they held is lost."""
         for spec in self.specs:

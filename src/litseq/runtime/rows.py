@@ -42,6 +42,11 @@ class Rows:
         """Rows that fit without growing."""
         return self._cache.rows
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return self._cache.nbytes + self._cross.nbytes
+
     def append(self, lengths: Sequence[int], sources: Sequence[Sequence[int]] | None) -> slice:
         """New rows, empty but with room for `lengths` tokens, and with their sources encoded."""
         first, last = self.count, self.count + len(lengths)

@@ -1,18 +1,19 @@
-"""onnxruntime sessions: one shared thread pool, one clear line when a graph cannot be used."""
+"""onnxruntime sessions: threads that do not fight, one clear line when a graph cannot be used.
+
+onnxruntime's global thread pool would let all sessions share their threads, but once it exists, `InferenceSession` fails
+for everybody else in the process who did not ask for it (measured on 1.32). So every session has its own pool, and only
+those that run all the time (decoders) let their threads spin between calls.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
 from litseq.errors import BundleError, UsageError
-
-_lock = threading.Lock()
-_pool_threads: int | None = None
 
 
 def default_threads() -> int:
@@ -22,19 +23,18 @@ def default_threads() -> int:
     return max(1, min(len(cores), _cpu_quota()))
 
 
-def create_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def create_session(file: Path, threads: int, *, spinning: bool = True) -> onnxruntime.InferenceSession:
     """A CPU session for one graph.
 
-    The first call in a process makes onnxruntime's global thread pool, and every later session that asks for as many
-    threads shares it: encoder and decoder never fight with two spinning pools. Sessions that ask for another number get
-    a pool of their own.
+    Args:
+        file: The graph.
+        threads: Threads of a call, the caller's own among them.
+        spinning: Let the others wait busily for the next call: quickest where the cores are free, slow where they are not.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if _share_pool(threads):
-        options.use_per_session_threads = False
-    else:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own kinds, all of them plain RuntimeErrors or worse
@@ -49,18 +49,6 @@ def check_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise UsageError(f"threads is {threads!r}, expected an integer from 1 to 1024, or None for one a core")
     return threads
-
-
-def _share_pool(threads: int) -> bool:
-    global _pool_threads
-    with _lock:
-        if _pool_threads is None:
-            try:
-                onnxruntime.set_global_thread_pool_sizes(threads, 1)
-                _pool_threads = threads
-            except Exception:  # somebody else in this process made the pool, of a size we cannot know
-                _pool_threads = 0
-        return _pool_threads == threads
 
 
 def _siblings(cpu: int) -> str:

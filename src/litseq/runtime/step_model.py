@@ -41,6 +41,11 @@ class OrtStepModel:
         """Rows held now."""
         return self._rows.count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches, and of the logits."""
+        return self._rows.nbytes + self._logits.nbytes
+
     def admit(self, prompts: Sequence[Prompt], top_k: int = 0) -> Scores:
         """Append rows and read their prompts; see `StepModel`."""
         lengths = [len(prompt.ids) for prompt in prompts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from litseq.bundle import Bundle
 from litseq.errors import BundleError, DataError
+from litseq.runtime.prompts import is_unicode
 from litseq.text import Tokenizer
 
 
@@ -25,7 +26,8 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
             f"{bundle.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}; they do not belong together"
         )
     for golden in info.golden:
-        if (found := tokenizer.encode(golden.text)) != list(golden.ids):
+        found = tokenizer.encode(golden.text) if is_unicode(golden.text) else []
+        if found != list(golden.ids):
             raise BundleError(
                 f"{bundle.path}: the tokenizer reads {golden.text[:40]!r} as {found[:8]}, at export it was "
                 f"{list(golden.ids[:8])}; install the version of tokenizers that made the bundle, or export it again"

@@ -1,0 +1,165 @@
+"""The caches against a network that has none: every row, after anything that can happen to rows."""
+
+import numpy as np
+import pytest
+
+from litseq.bundle import open_bundle
+from litseq.generation import Prompt, StepModel
+from litseq.runtime import rows as rows_module
+from litseq.runtime import step_model as step_module
+from litseq.runtime.graphs import Graphs
+from litseq.runtime.step_model import OrtStepModel
+from runtime.tiny_bundles import tiny_tokenizer, write_tiny_bundle
+from runtime.tiny_graphs import TinyNet
+
+pytest.importorskip("onnx")
+
+NETS = {
+    "decoder-only": {},
+    "encoder-decoder": {"encoder_decoder": True},
+    "prefix-lm": {"prefix_lm": True},
+    "no-top-k": {"top_k": False},
+}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def loaded(request, tmp_path_factory):
+    tokenizer = tiny_tokenizer()
+    net = TinyNet(vocab_size=tokenizer.vocab_size, **NETS[request.param])
+    bundle = open_bundle(write_tiny_bundle(tmp_path_factory.mktemp("b") / "bundle", net, tokenizer))
+    return net, Graphs(bundle, threads=1)
+
+
+class Followed:
+    """A step model beside plain lists of what its rows hold; every score is compared with the uncached network."""
+
+    def __init__(self, net, graphs, seed=0):
+        self.net, self.model = net, OrtStepModel(graphs)
+        self.rng = np.random.default_rng(seed)
+        self.rows = []
+
+    def admit(self, lengths, top_k=0):
+        new = []
+        for length in lengths:
+            ids = self.rng.integers(3, self.net.vocab_size, length).tolist()
+            source = self.rng.integers(3, self.net.vocab_size, int(self.rng.integers(1, 30))).tolist()
+            new.append((ids, source if self.net.encoder_decoder else None, length))
+        self.rows += new
+        self.check(self.model.admit([Prompt(ids, source) for ids, source, _ in new], top_k), new, top_k)
+
+    def advance(self, steps=1, top_k=0):
+        for _ in range(steps):
+            tokens = self.rng.integers(3, self.net.vocab_size, len(self.rows))
+            self.rows = [([*ids, int(t)], source, p) for (ids, source, p), t in zip(self.rows, tokens, strict=True)]
+            self.check(self.model.advance(tokens, top_k), self.rows, top_k)
+
+    def keep(self, order):
+        self.rows = [self.rows[i] for i in order]
+        self.model.keep(np.array(order, np.int64))
+        assert self.model.rows == len(order)
+
+    def check(self, scores, rows, top_k):
+        assert scores.logits.shape == (len(rows), self.net.vocab_size)
+        wanted = np.stack([self.net.logits(ids, source, prefix)[-1] for ids, source, prefix in rows])
+        np.testing.assert_allclose(scores.logits, wanted, atol=2e-5)
+        if not top_k or not self.net.top_k:
+            assert scores.top_ids is None
+            return
+        assert scores.top_ids.shape == (len(rows), top_k)
+        best = np.take_along_axis(wanted, scores.top_ids, -1)
+        np.testing.assert_allclose(best, -np.sort(-wanted, -1)[:, :top_k], atol=2e-5)
+        normalizer = np.log(np.exp(wanted).sum(-1, keepdims=True))
+        np.testing.assert_allclose(scores.top_log_probs, best - normalizer, atol=2e-5)
+
+
+def test_it_is_a_step_model(loaded):
+    model: StepModel = OrtStepModel(loaded[1])
+    assert (model.vocab_size, model.max_length, model.rows) == (loaded[0].vocab_size, 64, 0)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5])
+def test_ragged_rows(loaded, top_k):
+    rows = Followed(*loaded)
+    rows.admit([1, 4, 4, 5, 17, 30], top_k)
+    rows.advance(6, top_k)
+
+
+def test_what_is_asked_for_may_change_from_step_to_step(loaded):
+    rows = Followed(*loaded)
+    rows.admit([3, 3])
+    for top_k in (0, 2, 0, 3, 2):
+        rows.advance(1, top_k)
+
+
+def test_rows_come_and_go_and_move(loaded):
+    rows = Followed(*loaded)
+    rows.admit([5, 9])
+    rows.advance(2)
+    rows.admit([12, 2, 20])
+    rows.advance(2)
+    rows.keep([0, 4, 2])
+    rows.advance(2)
+    rows.keep([2, 2, 0, 1, 1])  # as beams do
+    rows.advance(2)
+    rows.admit([1])
+    rows.keep([5, 0, 1])
+    rows.advance(3)
+    rows.keep([])
+    rows.admit([7, 7])
+    rows.advance(1)
+
+
+def test_beams_may_need_more_rows_than_there_were(loaded):
+    rows = Followed(*loaded)
+    rows.admit([5, 8])
+    rows.keep([0] * 4 + [1] * 4)
+    rows.advance(3)
+
+
+def test_caches_grow_to_the_models_limit(loaded):
+    rows = Followed(*loaded)
+    rows.admit([2, 3])
+    rows.advance(61)
+
+
+def test_memory_used_before_does_not_show(loaded):
+    rows = Followed(*loaded)
+    rows.admit([30, 31, 5])
+    rows.advance(3)
+    rows.model.reset()
+    rows.rows = []
+    rows.admit([3, 2])
+    rows.advance(5)
+
+
+@pytest.mark.parametrize("length", [8, 9, 15, 16, 17, 40])
+def test_long_prompts_are_read_in_chunks(loaded, length, monkeypatch):
+    net, graphs = loaded
+    monkeypatch.setattr(step_module, "CALL_TOKENS", 8)
+    monkeypatch.setattr(rows_module, "CALL_TOKENS", 8)
+    rows = Followed(net, graphs)
+    rows.admit([3])
+    rows.admit([length, 2])
+    rows.advance(2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_anything_in_any_order(loaded, seed):
+    rows = Followed(*loaded, seed=seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(14):
+        if not rows.rows or rng.random() < 0.3:
+            rows.admit(rng.integers(1, 20, rng.integers(1, 4)).tolist())
+        elif rng.random() < 0.5:
+            rows.keep(rng.integers(0, len(rows.rows), rng.integers(0, 7)).tolist())
+        if rows.rows:
+            rows.advance(1, int(rng.integers(0, 3)))
+
+
+def test_the_padding_of_neighbours_has_no_influence(loaded):
+    """Logits of a row, alone and beside others: equal to the last bit or nearly so."""
+    net, graphs = loaded
+    prompts = [Prompt(list(range(3, 3 + n)), [5, 6, 7] if net.encoder_decoder else None) for n in (2, 9, 10)]
+    together = OrtStepModel(graphs).admit(prompts).logits
+    for i, prompt in enumerate(prompts):
+        np.testing.assert_allclose(OrtStepModel(graphs).admit([prompt]).logits[0], together[i], atol=1e-6)
