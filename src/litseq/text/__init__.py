@@ -1,4 +1,4 @@
-"""Text and token ids: tokenizers and how a text becomes a model's prompt. A light room: `tokenizers` and nothing heavier."""
+"""Text and token ids: tokenizers and how a text becomes a model's prompt. A light room."""
 
 from litseq.text.prompt_format import PromptFormat
 from litseq.text.streaming import StreamDecoder

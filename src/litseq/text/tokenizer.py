@@ -32,7 +32,7 @@ class Tokenizer:
         self._special = special
         self._control = frozenset({special.pad, special.bos, special.eos})
         # Not the number of tokens: a foreign vocabulary may have gaps, and an id must index an embedding.
-        self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self._vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
 
     @classmethod
     def train(
@@ -161,22 +161,27 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
+        """The padding token; the end token where the vocabulary has no padding."""
         return self._special.pad
 
     @property
     def bos_id(self) -> int:
+        """The token that begins a sequence; the end token where the vocabulary has none."""
         return self._special.bos
 
     @property
     def eos_id(self) -> int:
+        """The token that ends a sequence."""
         return self._special.eos
 
     @property
     def unk_id(self) -> int | None:
+        """The token of what the vocabulary cannot express, if there is one."""
         return self._special.unk
 
     @property
     def sep_id(self) -> int | None:
+        """The token between a source and its target, if there is one."""
         return self._special.sep
 
     def __repr__(self) -> str:

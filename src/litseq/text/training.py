@@ -44,7 +44,7 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, specials: list[str]) -> to
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     backend.decoder = decoders.Fuse()
     texts = list(texts)
-    # The trainer drops the rarest characters in the order of a hash map; choosing them here keeps training deterministic.
+    # The trainer drops rare characters in the order of a hash map; choosing them here keeps training deterministic.
     alphabet = _common_characters(texts, vocab_size - len(specials))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
