@@ -1,11 +1,12 @@
 """`litseq fit|validate|test|predict`: stock LightningCLI over our modules and data modules."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -30,6 +31,22 @@ class TrainCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build what the configuration describes; a value that cannot be is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            raise UsageError(one_line(str(error))) from error
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Leave parsing."""
+        hint = "; --help lists the options"
+        raise UsageError(one_line(message).removesuffix(hint) + hint) from ex
 
 
 class PredictionPrinter(BasePredictionWriter):
@@ -61,6 +78,18 @@ class PredictionPrinter(BasePredictionWriter):
             print(row.replace("\n", "\\n") if isinstance(row, str) else " ".join(map(str, row)), flush=True)
 
 
+def one_line(message: str) -> str:
+    """What jsonargparse says, without the alternatives that nobody meant and the dump of the whole value."""
+    message, _, _ = message.partition("Given value type:")
+    message = re.sub(
+        r"- Expected a (<class 'NoneType'>|path but .* invalid)|Does not validate against any of the Union subtypes",
+        "",
+        message,
+    )
+    message = re.sub(r"Subtypes: \[[^]]*\]|\bErrors:|^\s*- ", "", message, flags=re.MULTILINE)
+    return " ".join(message.split())
+
+
 def run(argv: Sequence[str]) -> int:
     """Run one of Lightning's subcommands.
 
@@ -72,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         LitseqError: What the user can mend, in one line.
-        SystemExit: The parser's, with its own message.
+        SystemExit: The parser's, behind --help.
     """
     # A console script has its own directory on the path, not the user's; `class_path: my_module.MyModel` is in the
     # latter. Last, so that no file there can shadow an installed package.
@@ -91,6 +120,7 @@ def run(argv: Sequence[str]) -> int:
             args=list(argv),
             # The bar and the summary would stand between the predictions.
             trainer_defaults={"callbacks": PredictionPrinter(), "enable_progress_bar": False} if predicting else None,
+            parser_class=OneLineParser,
             parser_kwargs={"prog": "litseq"},
         )
     except MisconfigurationException as error:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from litseq.models.loss import LossSum, token_cross_entropy
-from litseq.models.metrics import TokenAccuracy, TokenMean, TokenPerplexity
+from litseq.models.metrics import StageMetrics, TokenMean
 from litseq.models.optim import (
     ScheduleName,
     default_optimizer,
@@ -83,9 +83,8 @@ class SequenceModule(LightningModule, ABC):
 
         self.record = CheckpointRecord()
         self.train_loss = TokenMean()
-        self.val_loss, self.test_loss = TokenMean(), TokenMean()
-        self.val_perplexity, self.test_perplexity = TokenPerplexity(), TokenPerplexity()
-        self.val_accuracy, self.test_accuracy = TokenAccuracy(), TokenAccuracy()
+        self.val_metrics = StageMetrics()
+        self.test_metrics = StageMetrics()
         self._window = TokenWindow()
         self._time_fraction = 0.0
         self._schedule_needs_time = False
@@ -137,13 +136,11 @@ class SequenceModule(LightningModule, ABC):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        loss = self.compute_loss(batch)
-        self._measure("val", loss, self.val_loss, self.val_perplexity, self.val_accuracy)
+        self._measure("val", self.val_metrics, batch)
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        loss = self.compute_loss(batch)
-        self._measure("test", loss, self.test_loss, self.test_perplexity, self.test_accuracy)
+        self._measure("test", self.test_metrics, batch)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[str] | list[list[int]]:
         """Generate a continuation of every prompt of the batch.
@@ -199,17 +196,9 @@ class SequenceModule(LightningModule, ABC):
         self.record.restore(checkpoint.get("litseq") or {})
         rename_state(checkpoint["state_dict"], self.state_dict().keys())
 
-    def _measure(
-        self, stage: str, loss: LossSum, mean: TokenMean, perplexity: TokenPerplexity, accuracy: TokenAccuracy
-    ) -> None:
-        mean.update(loss.loss_sum, loss.token_count)
-        self.log(f"{stage}/loss", mean, on_step=False, on_epoch=True, prog_bar=True)
-        nll_sum = loss.loss_sum if loss.nll_sum is None else loss.nll_sum
-        perplexity.update(nll_sum, loss.token_count)
-        self.log(f"{stage}/perplexity", perplexity, on_step=False, on_epoch=True)
-        if loss.correct_count is not None:
-            accuracy.update(loss.correct_count, loss.token_count)
-            self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True)
+    def _measure(self, stage: str, metrics: StageMetrics, batch: Mapping[str, Tensor]) -> None:
+        for name, metric in metrics.update(self.compute_loss(batch)).items():
+            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _default_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         timed = has_time_limit(self.trainer)

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from litseq.models.loss import LossSum
 
 
 class TokenMean(Metric):
@@ -53,3 +55,23 @@ class TokenAccuracy(TokenMean):
     """The share of tokens whose most likely prediction is the label."""
 
     higher_is_better = True
+
+
+class StageMetrics(nn.Module):
+    """Loss, perplexity and accuracy of validation or test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = TokenMean()
+        self.perplexity = TokenPerplexity()
+        self.accuracy = TokenAccuracy()
+
+    def update(self, loss: LossSum) -> dict[str, Metric]:
+        """Take a batch in; the metrics that know something about it, by name."""
+        known: dict[str, Metric] = {"loss": self.loss, "perplexity": self.perplexity}
+        self.loss.update(loss.loss_sum, loss.token_count)
+        self.perplexity.update(loss.loss_sum if loss.nll_sum is None else loss.nll_sum, loss.token_count)
+        if loss.correct_count is not None:
+            self.accuracy.update(loss.correct_count, loss.token_count)
+            known["accuracy"] = self.accuracy
+        return known

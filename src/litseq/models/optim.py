@@ -35,7 +35,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
         if isinstance(child, nn.Embedding)
         for parameter in child.parameters(recurse=False)
     }
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
             (kept if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
