@@ -6,25 +6,44 @@ comment before a block, which a reader does not see, may say
     <!-- test: file NAME -->             write the block to NAME instead of running it
     <!-- test: replace OLD => NEW -->    make a number or a path small (may be given several times)
     <!-- test: elsewhere PATH -->        not run here: PATH is the test, or the check in .ci/run, that does
+
+and anywhere on a page
+
+    <!-- test: page no-torch -->         torch, lightning and onnx cannot be imported on this page
+    <!-- test: page bundle -->           a bundle lies in `bundle`
+
+The directory holds small `train.tsv`, `valid.tsv`, `train.txt` and `valid.txt`, and `tiny_demo.py`, the demo in small.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="the pages train models")
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY_DEMO = """
+from pathlib import Path
+
+from litseq.demo.run import run_demo
+from litseq.demo.settings import DemoSettings
+
+small = DemoSettings(
+    train_pairs=300, val_pairs=10, test_pairs=20, epochs=1, embed_dim=16, encoder_decoder_layers=1, decoder_only_layers=2
+)
+run_demo(small, Path("runs/demo"))
+"""
 RUNNABLE = {"bash", "python", "yaml"}
 SHOWN = {"text", "json"}  # output and file formats
 
 _BLOCK = re.compile(r"(?P<directives>(?:^<!-- test: .* -->\n)*)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+_PAGE = re.compile(r"^<!-- test: page (.*) -->$", re.M)
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.*) -->$", re.M)
 
 
@@ -53,15 +72,16 @@ def read_blocks(text):
                 if old not in block.code:
                     block.unused.append(old)
                 block.code = block.code.replace(old, new)
-            else:
+            elif verb != "page":
                 raise ValueError(f"line {line}: unknown directive {verb}")
         blocks.append(block)
     return blocks
 
 
-def page_script(blocks, page):
+def page_script(blocks, page, blocked):
     """One Python program that does what the page says."""
-    lines = ["import subprocess, pathlib", "_page = {'__name__': '__main__'}"]
+    lines = ["import subprocess, pathlib, sys", f"sys.modules.update(dict.fromkeys({blocked!r}))"]
+    lines += ["_page = {'__name__': '__main__'}"]
     for block in blocks:
         # As many newlines as lines before it: a traceback then names the line of the page.
         padded = "\n" * (block.line - 1) + block.code
@@ -76,23 +96,39 @@ def page_script(blocks, page):
     return "\n".join(lines)
 
 
+def furnish(directory, settings):
+    """Lay what pages may use into the directory they run in."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    pairs = [(f"{a} and {b}", f"{b} und {a}") for a in words for b in words]
+    for name, part in {"train": pairs[:80], "valid": pairs[80:]}.items():
+        (directory / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in part), encoding="utf-8")
+        (directory / f"{name}.txt").write_text("".join(f"{a}\n" for a, _ in part), encoding="utf-8")
+    (directory / "tiny_demo.py").write_text(TINY_DEMO, encoding="utf-8")
+    (directory / "configs").symlink_to(ROOT / "configs")
+    if "bundle" in settings:
+        shutil.copytree(ROOT / "tests" / "fixtures" / "tiny-encoder-decoder", directory / "bundle")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page, tmp_path):
-    blocks = read_blocks(page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    settings, blocks = _PAGE.findall(text), read_blocks(text)
     for block in blocks:
         assert block.language in RUNNABLE | SHOWN, f"line {block.line}: say what the block is"
         assert not block.unused, f"line {block.line}: nothing to replace: {block.unused}"
         assert block.language != "yaml" or block.file, f"line {block.line}: a configuration needs a file"
         if block.elsewhere:
             assert (ROOT / block.elsewhere).is_file(), f"line {block.line}: {block.elsewhere} is missing"
-    script = page_script([b for b in blocks if b.language in RUNNABLE and not b.elsewhere], page)
+    if "no-torch" not in settings and not find_spec("torch"):
+        pytest.skip("needs the extra [train]")
+    blocked = ("torch", "lightning", "onnx", "onnxscript") if "no-torch" in settings else ()
+    script = page_script([b for b in blocks if b.language in RUNNABLE and not b.elsewhere], page, blocked)
+    furnish(tmp_path, settings)
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    env = os.environ | {"PATH": os.pathsep.join(paths), "LITSEQ_TRACEBACK": "1"}
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env=env,
+        env=os.environ | {"PATH": os.pathsep.join(paths), "LITSEQ_TRACEBACK": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -184,6 +184,7 @@ class TestFit:
     def fit(self, run, train, *more, code=2):
         pytest.importorskip("torch")
         small = ["--model.embed_dim=16", "--model.num_layers=1", "--model.num_heads=2", "--trainer.fast_dev_run=true"]
+        small += ["--seed_everything=false"]
         return run(
             "fit", "--model=DecoderOnly", "--data=PairDataModule", f"--data.train={train}", *small, *more, code=code
         )
