@@ -108,7 +108,7 @@ def assert_exportable(module: SequenceModule, tolerance: float = TOLERANCE) -> P
 def _on_cpu(module: SequenceModule) -> Iterator[tuple[Any, Any]]:
     """The stacks in single precision on the CPU and in evaluation mode, shared tables still shared."""
     stacks = (getattr(module, "encoder", None), module.decoder)
-    plain = tuple(getattr(stack, "_orig_mod", stack) for stack in stacks)
+    plain: tuple[Any, ...] = tuple(getattr(stack, "_orig_mod", stack) for stack in stacks)
     modes = [(part, part.training) for stack in plain if stack is not None for part in stack.modules()]
     tensors = [t for stack in plain if stack is not None for t in (*stack.parameters(), *stack.buffers())]
     if any(t.device.type != "cpu" or (t.is_floating_point() and t.dtype.itemsize != 4) for t in tensors):
@@ -120,7 +120,7 @@ def _on_cpu(module: SequenceModule) -> Iterator[tuple[Any, Any]]:
         if isinstance(stack, nn.Module):
             stack.eval()
     try:
-        yield plain
+        yield plain[0], plain[1]
     finally:
         for part, training in modes:
             part.training = training

@@ -62,8 +62,11 @@ class DecoderGraph(nn.Module):
         logit_rows: Tensor,
         states: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """`states` are: prefix lengths (prefix-LM only), caches by layer, then source lengths and cross keys and values
-        by layer (encoder-decoder only)."""
+        """Read new tokens.
+
+        `states` are: prefix lengths (prefix-LM only), caches by layer, then source lengths and cross keys and values by
+        layer (encoder-decoder only).
+        """
         rest = list(states)
         prefix_lengths = rest.pop(0) if self.prefix else None
         past, rest = _by_layer(rest, self.cache_layers)
@@ -93,7 +96,9 @@ class EncoderGraph(nn.Module):
 def _by_layer(tensors: list[Tensor], counts: list[int]) -> tuple[list[Any], list[Tensor]]:
     layers, start = [], 0
     for count in counts:
-        layers.append(KeyValue(*tensors[start : start + count]) if count == 2 else tuple(tensors[start : start + count]))
+        layers.append(
+            KeyValue(*tensors[start : start + count]) if count == 2 else tuple(tensors[start : start + count])
+        )
         start += count
     return layers, tensors[start:]
 
@@ -131,7 +136,8 @@ def decoder_spec(decoder: TransformerDecoder, prefix: bool = False) -> GraphSpec
             cache.append((past, present, ("batch", *("capacity" if d is None else d for d in dims))))
             inputs[past] = weight.new_zeros(TRACE_ROWS, *(TRACE_CAPACITY if d is None else d for d in dims))
             dynamic[past] = {0: DYNAMIC} | {j + 1: DYNAMIC for j, d in enumerate(dims) if d is None}
-    cross, cross_layers = [], []
+    cross: list[tuple[str, tuple[str | int, ...]]] = []
+    cross_layers: list[int] = []
     if decoder.has_cross_attention:
         inputs["source_lengths"] = torch.tensor([TRACE_SOURCE, 3, 5], dtype=torch.int32)
         dynamic["source_lengths"] = {0: DYNAMIC}

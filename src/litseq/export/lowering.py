@@ -21,10 +21,25 @@ PREFIX_ATTENTION = "PrefixAttention"
 CONTRIB_DOMAIN = "com.microsoft"
 LITSEQ_DOMAIN = "litseq"
 
-_GQA_INPUTS = (
-    "query key value past_key past_value seqlens_k total_sequence_length cos_cache sin_cache position_ids "
-    "attention_bias head_sink k_scale v_scale q_norm_weight k_norm_weight query_seqlens"
-).split()
+_GQA_INPUTS = [
+    "query",
+    "key",
+    "value",
+    "past_key",
+    "past_value",
+    "seqlens_k",
+    "total_sequence_length",
+    "cos_cache",
+    "sin_cache",
+    "position_ids",
+    "attention_bias",
+    "head_sink",
+    "k_scale",
+    "v_scale",
+    "q_norm_weight",
+    "k_norm_weight",
+    "query_seqlens",
+]
 GQA_QUERY_SEQLENS = _GQA_INPUTS.index("query_seqlens")
 
 
@@ -108,7 +123,7 @@ TRANSLATION_TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def fits_group_query_attention(head_dim: int, cos: Tensor | None) -> bool:
-    """onnxruntime's kernel takes heads of a multiple of 8, with rotary positions of a multiple of 16."""
+    """The kernel takes heads of a multiple of 8, with rotary positions of a multiple of 16."""
     if cos is None:
         return head_dim % 8 == 0
     return head_dim % 16 == 0 and cos.shape[-1] % 8 == 0

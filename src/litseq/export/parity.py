@@ -99,7 +99,7 @@ class GraphRunner:
             if not len(active):
                 continue
             prefix = new if whole_prompt and place == 0 else np.zeros_like(new)
-            some = self._call([rows[i] for i in active], active, done, new, prefix, cache, cross)
+            some = self._call([rows[int(i)] for i in active], active, done, new, prefix, cache, cross)
             for i, values in zip(active, some, strict=True):
                 found[i].append(values)
             done += new
@@ -121,7 +121,7 @@ class GraphRunner:
         for line, row, start, count in zip(ids, rows, done, new, strict=True):
             line[:count] = row.tokens[start : start + count]
         wanted = [b * width + t for b, count in enumerate(new) for t in range(count)]
-        roles = {
+        roles: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "new_lengths": new,
             "last_positions": done + new - 1,
@@ -131,7 +131,9 @@ class GraphRunner:
             "top_k": np.array(0, np.int64),
         }
         names = self.manifest.decoder
-        feeds = {names.inputs[role]: value for role, value in roles.items() if role in names.inputs}
+        feeds: dict[str, NDArray[Any]] = {
+            names.inputs[role]: value for role, value in roles.items() if role in names.inputs
+        }
         feeds |= {name: value[active] for name, value in cross.items()}
         feeds |= {name: value[active] for name, value in cache.items()}
         presents = [tensor.present for tensor in names.cache]
@@ -205,9 +207,7 @@ def _same_choice(expected: NDArray[np.float32], got: NDArray[np.float32], tie: f
     return expected[rows, got.argmax(-1)] >= expected.max(-1) - tie
 
 
-def _row(
-    reference: Reference, generator: np.random.Generator, shape: tuple[int, int], vocab: int, limit: int
-) -> Row:
+def _row(reference: Reference, generator: np.random.Generator, shape: tuple[int, int], vocab: int, limit: int) -> Row:
     source_length, prompt_length = (max(1, min(length, limit - 1)) for length in shape)
     source = generator.integers(0, vocab, source_length).tolist() if reference.encoder is not None else None
     prompt = generator.integers(0, vocab, prompt_length).tolist()

@@ -4,6 +4,7 @@ They look at single nodes and initializers, never at the shape of a model, so th
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -48,7 +49,9 @@ def _evaluate(node: ir.Node, array: np.ndarray) -> np.ndarray:
 
 
 def _is_initializer(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and value.producer() is None and not value.is_graph_input()
+    return (
+        value is not None and value.const_value is not None and value.producer() is None and not value.is_graph_input()
+    )
 
 
 def _is_constant(value: ir.Value | None) -> bool:
@@ -105,7 +108,7 @@ def expand_prefix_attention(graph: ir.Graph) -> None:
 
 def _attention_branch(node: ir.Node, causal: bool) -> ir.Graph:
     inputs = list(node.inputs[: GQA_QUERY_SEQLENS + 1])
-    attributes: dict[str, object] = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
     if not causal:
         inputs[GQA_QUERY_SEQLENS] = None
         attributes["causal"] = 0
@@ -150,7 +153,9 @@ def add_search_head(graph: ir.Graph, logits: str) -> None:
 
     log_probs = ir.node("LogSoftmax", [value], {"axis": -1})
     count = ir.node("Reshape", [top_k, one])
-    best = ir.node("TopK", [log_probs.outputs[0], count.outputs[0]], {"axis": -1, "largest": 1, "sorted": 1}, num_outputs=2)
+    best = ir.node(
+        "TopK", [log_probs.outputs[0], count.outputs[0]], {"axis": -1, "largest": 1, "sorted": 1}, num_outputs=2
+    )
     log_probs.outputs[0].name, count.outputs[0].name = "search.log_probs", "search.count"
     nothing = [
         ir.node("Constant", [], {"value": ir.tensor(np.zeros((0, 0), dtype))}) for dtype in (np.float32, np.int64)
@@ -187,9 +192,7 @@ def writes_in_place(graph: ir.Graph, past: str, present: str) -> bool:
 
 
 def _overwrites(node: ir.Node, value: ir.Value) -> bool:
-    return any(
-        place < len(node.inputs) and node.inputs[place] is value for place in IN_PLACE_OPS.get(node.op_type, ())
-    )
+    return any(place < len(node.inputs) and node.inputs[place] is value for place in IN_PLACE_OPS.get(node.op_type, ()))
 
 
 def remove_litseq_domain(model: ir.Model) -> None:

@@ -86,7 +86,7 @@ def _explain(error: BaseException, trouble: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns and prints of its own inner affairs."""
+    """The exporter of torch warns and prints of its own inner affairs."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

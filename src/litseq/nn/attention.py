@@ -156,9 +156,7 @@ class Attention(nn.Module):
         if cos is not None and sin is not None:
             angles = cos[scope.positions][:, None], sin[scope.positions][:, None]
             query, key = rotate(query, *angles), rotate(key, *angles)
-        present = KeyValue(
-            write_cache(past.key, key, scope.positions), write_cache(past.value, value, scope.positions)
-        )
+        present = KeyValue(write_cache(past.key, key, scope.positions), write_cache(past.value, value, scope.positions))
         mask = self._sdpa_mask(scope, present.key)
         out = self.attend(query, *present, mask, False)
         return out.transpose(1, 2).flatten(2), present

@@ -7,8 +7,10 @@ from litseq.nn.config import TransformerConfig
 
 
 class FeedForward(nn.Module):
-    """Widen, activate, narrow; with `swiglu` the activation gates a second widening
-    (https://arxiv.org/abs/2002.05202)."""
+    """Widen, activate, narrow.
+
+    With `swiglu` the activation gates a second widening (https://arxiv.org/abs/2002.05202).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

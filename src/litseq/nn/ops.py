@@ -70,7 +70,20 @@ cached_attention = torch.library.custom_op("litseq::cached_attention", cached_at
 
 
 @cached_attention.register_fake
-def _(qkv, past_key, past_value, last_positions, new_lengths, total_length, cos, sin, prefix_lengths, bias, num_heads, scale):  # type: ignore[no-untyped-def]  # noqa: E501
+def _cached_attention_shapes(
+    qkv: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    last_positions: Tensor,
+    new_lengths: Tensor,
+    total_length: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    prefix_lengths: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     out = qkv.new_empty(*qkv.shape[:2], num_heads * past_key.shape[-1])
     return out, torch.empty_like(past_key), torch.empty_like(past_value)
 
@@ -103,7 +116,9 @@ attend_lengths = torch.library.custom_op("litseq::attend_lengths", attend_length
 
 
 @attend_lengths.register_fake
-def _(query, key, value, key_lengths, num_heads, scale):  # type: ignore[no-untyped-def]
+def _attend_lengths_shape(
+    query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor, num_heads: int, scale: float
+) -> Tensor:
     return torch.empty_like(query)
 
 

@@ -68,6 +68,7 @@ class Rotary(PositionScheme):
         return 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
 
     def rotary_tables(self) -> tuple[Tensor, Tensor]:
+        """See `PositionScheme.rotary_tables`."""
         return self.cos, self.sin
 
 
@@ -79,6 +80,7 @@ class Learned(PositionScheme):
         self.table = nn.Embedding(max_seq_len, embed_dim)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """See `PositionScheme.embed`."""
         return x + self.table(positions)
 
 
@@ -98,6 +100,7 @@ class Sinusoidal(PositionScheme):
         self.register_buffer("table", table.float(), persistent=False)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """See `PositionScheme.embed`."""
         return x + self.table[positions]
 
 

@@ -1,0 +1,5 @@
+"""Callbacks for a Lightning trainer."""
+
+from litseq.callbacks.onnx_export import OnnxExport
+
+__all__ = ["OnnxExport"]

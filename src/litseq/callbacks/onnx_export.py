@@ -1,0 +1,176 @@
+"""`OnnxExport`: a trainer that ends with a verified bundle."""
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from litseq.bundle import check_target
+from litseq.errors import ExportError, UsageError
+from litseq.export.exporter import TOLERANCE, export_bundle
+from litseq.models import SequenceModule, load_module
+
+State = dict[str, Tensor]
+
+
+class OnnxExport(Callback):
+    """Write a bundle when `fit` has ended: of the best weights, the last ones, or their running average.
+
+    The best weights are those of a `ModelCheckpoint` that monitors the same metric, or else a copy this callback keeps
+    in memory. Rank zero exports, the others wait. Nothing is written in a `fast_dev_run`, nor when training was
+    interrupted; `litseq export` makes a bundle of any checkpoint.
+
+    Args:
+        dirpath: Directory of the bundle.
+        monitor: Metric that says which weights are best, such as `val/loss`; needed for `weights="best"`.
+        mode: Whether less (`min`) or more (`max`) of it is better.
+        weights: `best`, `last` or `ema`, the average that a `WeightAveraging` or `EMAWeightAveraging` callback keeps.
+            None: `best` with `monitor`, else `last`. With an averaging callback, validation measures the average and
+            the trainer ends with it, so that `best` and `last` are averages too.
+        force: Replace a bundle that is there already.
+        tolerance: Largest difference between torch and onnxruntime, see `litseq.export.export_bundle`.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        weights: Literal["best", "last", "ema"] | None = None,
+        force: bool = False,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        chosen = weights if weights is not None else ("last" if monitor is None else "best")
+        if chosen not in ("best", "last", "ema") or mode not in ("min", "max"):
+            raise ValueError(
+                f"OnnxExport: weights is {weights!r} and mode {mode!r}, expected best, last or ema, and min or max"
+            )
+        if chosen == "best" and monitor is None:
+            raise ValueError("OnnxExport: weights='best' needs monitor, the metric to judge by, such as 'val/loss'")
+        self.dirpath = dirpath
+        self.monitor = monitor
+        self.mode = mode
+        self.weights = chosen
+        self.force = force
+        self.tolerance = tolerance
+        self._best_score: float | None = None
+        self._best_state: State | None = None
+        self._metrics: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse before training what would fail after it."""
+        if stage != "fit" or _is_dev_run(trainer):
+            return
+        if not isinstance(pl_module, SequenceModule):
+            raise UsageError(f"OnnxExport exports subclasses of SequenceModule, not {type(pl_module).__name__}")
+        if trainer.is_global_zero:
+            check_target(self.dirpath, force=self.force)
+        if self.weights == "ema" and _averaging(trainer) is None:
+            raise UsageError(
+                "OnnxExport: weights='ema' needs an averaging callback beside it: add "
+                "lightning.pytorch.callbacks.EMAWeightAveraging to the trainer"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights when they are the best so far."""
+        if trainer.sanity_checking or _is_dev_run(trainer) or not trainer.training or self.weights != "best":
+            return
+        score = trainer.callback_metrics.get(str(self.monitor))
+        if score is None:
+            raise UsageError(
+                f"OnnxExport monitors {self.monitor!r}, which was not logged; logged are "
+                f"{', '.join(sorted(trainer.callback_metrics))}"
+            )
+        value = float(score)
+        if self._best_score is None or (value < self._best_score if self.mode == "min" else value > self._best_score):
+            self._best_score = value
+            self._metrics = _plain(trainer.callback_metrics)
+            if _checkpoint_of(trainer, self.monitor, self.mode) is None:
+                self._best_state = self._measured_state(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export on rank zero."""
+        if _is_dev_run(trainer) or trainer.interrupted:
+            return
+        # Gathering sharded weights takes every rank, so it happens before the ranks part.
+        last = None if self.weights == "best" else self._measured_state(trainer, averaged=self.weights == "ema")
+        if trainer.is_global_zero:
+            self._export(trainer, pl_module, last)
+        trainer.strategy.barrier("OnnxExport")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on judging."""
+        return {"best_score": self._best_score, "metrics": self._metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on judging where the checkpoint was written."""
+        self._best_score = state_dict["best_score"]
+        self._metrics = state_dict["metrics"]
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule, last: State | None) -> None:
+        assert isinstance(pl_module, SequenceModule)
+        metrics = self._metrics if self.weights == "best" else _plain(trainer.callback_metrics)
+        checkpoint = _checkpoint_of(trainer, self.monitor, self.mode) if self.weights == "best" else None
+        if checkpoint is not None and Path(checkpoint.best_model_path).is_file():
+            module = load_module(checkpoint.best_model_path)
+        else:
+            state = last if last is not None else self._best_state
+            if state is None:
+                raise ExportError(
+                    f"no weights were kept: {self.monitor!r} was not better in this run than before it was resumed; add "
+                    f"a ModelCheckpoint that monitors {self.monitor!r}, which keeps the best weights on disk"
+                )
+            module = copy.deepcopy(pl_module).cpu()
+            module.load_state_dict(state)
+            module.eval()
+        tokenizer = module.record.load_tokenizer()
+        if tokenizer is None:
+            raise ExportError(
+                "the module has met no tokenizer, and a bundle needs one: fit with a data module that has one, or call "
+                "litseq.export.export_bundle(module, tokenizer, directory)"
+            )
+        report = export_bundle(
+            module, tokenizer, self.dirpath, force=self.force, tolerance=self.tolerance, metrics=metrics
+        )
+        rank_zero_info(
+            f"OnnxExport: {self.dirpath} holds the {self.weights} weights; largest error of a logit "
+            f"{report.max_error:.1e}, greedy tokens equal at {report.token_agreement:.1%} of {report.positions} positions"
+        )
+
+    def _measured_state(self, trainer: Trainer, averaged: bool = True) -> State:
+        """The weights that validation measured, on the CPU: the average where one is kept."""
+        averaging = _averaging(trainer) if averaged else None
+        if averaging is not None:
+            source = averaging._average_model.module.state_dict()  # type: ignore[union-attr]  # Lightning has no accessor
+        else:
+            source = trainer.strategy.lightning_module_state_dict()
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in source.items()}
+
+
+def _is_dev_run(trainer: Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))  # set where no type checker sees it
+
+
+def _averaging(trainer: Trainer) -> WeightAveraging | None:
+    return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)  # type: ignore[attr-defined]
+
+
+def _checkpoint_of(trainer: Trainer, monitor: str | None, mode: str) -> ModelCheckpoint | None:
+    """A checkpoint callback that judges by the same metric."""
+    return next(
+        (
+            c
+            for c in trainer.checkpoint_callbacks
+            if isinstance(c, ModelCheckpoint) and (c.monitor, c.mode) == (monitor, mode)
+        ),
+        None,
+    )
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float, torch.Tensor))}
