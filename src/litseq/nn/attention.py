@@ -73,7 +73,8 @@ class Attention(nn.Module):
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if scope.key_lengths is not None and not self._has_own_attend and scope.bias is None:
             return self.out(self._attend_lengths(query.transpose(1, 2).flatten(2), key, value, scope)), None
-        out = self.attend(query, key, value, self._sdpa_mask(scope, key), scope.is_causal)
+        mask = self._sdpa_mask(scope, key)
+        out = self.attend(query, key, value, mask, scope.is_causal and mask is None)
         return self.out(out.transpose(1, 2).flatten(2)), None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
@@ -126,8 +127,10 @@ class Attention(nn.Module):
         return query, key, value
 
     def _sdpa_mask(self, scope: Scope, key: Tensor) -> Tensor | None:
+        if scope.bias is None and scope.step is None and scope.key_lengths is None:
+            return scope.mask  # or none: the flag says it all
         if scope.bias is None:
-            return scope.dense_mask(key.shape[2]) if scope.mask is None and not scope.is_causal else scope.mask
+            return scope.dense_mask(key.shape[2])
         return scope.bias.masked_fill(~scope.dense_mask(key.shape[2]), float("-inf")).to(key.dtype)
 
     def _attend_memory(self, query: Tensor, memory: KeyValue, scope: Scope) -> Tensor:
