@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -35,6 +35,23 @@ _REAL = {
 }
 
 
+class _IntermixedParser(argparse.ArgumentParser):
+    """Takes TEXT in front of and behind options; a plain parser takes what precedes the first option and refuses the rest."""
+
+    _within = False
+
+    def parse_known_args(  # type: ignore[override]  # one signature in place of typeshed's overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._within:  # parse_known_intermixed_args is made of calls to this method
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand `generate`."""
     parser = subparsers.add_parser(
@@ -42,6 +59,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="generate text from a bundle",
         description="Generate from a bundle with onnxruntime. Without TEXT and --input, standard input is read, one prompt a line.",
     )
+    # argparse offers no other way to choose the class of a subparser.
+    parser.__class__ = _IntermixedParser
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a directory that `litseq export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a prompt; for an encoder-decoder the source")
     parser.add_argument("--input", metavar="FILE", type=Path, help="read prompts from FILE (also .gz), one a line")
@@ -200,4 +219,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
