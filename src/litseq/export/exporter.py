@@ -16,7 +16,7 @@ import litseq
 from litseq import bundle
 from litseq.bundle import BundleDraft, CacheTensor, CrossTensor, Manifest, ModelInfo, TokenizerInfo, create_bundle
 from litseq.errors import ExportError
-from litseq.export import locate, passes
+from litseq.export import locate
 from litseq.export.card import CARD_FILE, card_text
 from litseq.export.golden import golden_strings
 from litseq.export.graphs import GraphSpec, decoder_spec, encoder_spec
@@ -133,18 +133,8 @@ def _write_graphs(specs: dict[str, GraphSpec], draft: BundleDraft) -> dict[str, 
         models[name] = trace(spec)
         origins[name] = locate.module_outputs(models[name])
         locate.forget_origin(models[name])
-    _check_caches(specs[DECODER_FILE], models[DECODER_FILE])
     save_graphs(models, draft.path)
     return origins
-
-
-def _check_caches(spec: GraphSpec, model: ir.Model) -> None:
-    for past, present, _ in spec.cache:
-        if past in {v.name for v in model.graph.inputs} and not passes.writes_in_place(model.graph, past, present):
-            raise ExportError(
-                f"the cache {past} is read by more than the one node that writes {present}, and could not be updated in "
-                "place: write it with litseq.nn.ops.write_cache and read what that returns"
-            )
 
 
 def _manifest(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litseq.nn import KeyValue, Step, TransformerDecoder, TransformerEncoder
+from litseq.nn import Step, TransformerDecoder, TransformerEncoder
+from litseq.nn.attention import layer_state
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 
@@ -96,9 +97,7 @@ class EncoderGraph(nn.Module):
 def _by_layer(tensors: list[Tensor], counts: list[int]) -> tuple[list[Any], list[Tensor]]:
     layers, start = [], 0
     for count in counts:
-        layers.append(
-            KeyValue(*tensors[start : start + count]) if count == 2 else tuple(tensors[start : start + count])
-        )
+        layers.append(layer_state(tensors[start : start + count]))
         start += count
     return layers, tensors[start:]
 

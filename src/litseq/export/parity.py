@@ -150,7 +150,7 @@ class GraphRunner:
         for line, source in zip(ids, sources, strict=True):
             line[: len(source)] = source
         names = self.manifest.encoder
-        feeds = {names.inputs["input_ids"]: ids, names.inputs["lengths"]: lengths}
+        feeds: dict[str, NDArray[Any]] = {names.inputs["input_ids"]: ids, names.inputs["lengths"]: lengths}
         outputs = _run(self.encoder, list(names.outputs.values()), feeds)
         cross = dict(zip(names.outputs, outputs, strict=True))
         return cross | {self.manifest.decoder.inputs["source_lengths"]: lengths}

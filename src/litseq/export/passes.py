@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from litseq.errors import ExportError
 from litseq.export.lowering import CONTRIB_DOMAIN, GQA_QUERY_SEQLENS, LITSEQ_DOMAIN, PREFIX_ATTENTION
 
 IN_PLACE_OPS = {"GroupQueryAttention": (3, 4), "ScatterElements": (0,), "TensorScatter": (0,)}
@@ -189,6 +190,44 @@ def writes_in_place(graph: ir.Graph, past: str, present: str) -> bool:
         }
         return readers <= inner and all(_overwrites(node, value) for node in inner)
     return readers == {producer} and _overwrites(producer, value)
+
+
+def copy_before_overwrite(graph: ir.Graph, past: str, present: str) -> None:
+    """Let a cache be updated in place that several nodes read.
+
+    Every reader gets a copy, and the node that writes `present` must need that copy, so that it cannot run before it.
+
+    Raises:
+        ExportError: what is written does not depend on what was there, so nothing orders the two.
+    """
+    value = next(v for v in graph.inputs if v.name == past)
+    readers = list(value.uses())
+    # A Max of one tensor is a copy that onnxruntime does not optimise away, as it does Identity, + 0 and * 1.
+    copy = ir.node("Max", [value])
+    copy.outputs[0].name, copy.outputs[0].type = f"{past}.before", value.type
+    copy.outputs[0].shape = value.shape
+    for node, place in readers:
+        node.replace_input_with(place, copy.outputs[0])
+    graph.insert_before(graph[0], copy)
+    if not _depends_on(next(v for v in graph.outputs if v.name == present), copy):
+        raise ExportError(
+            f"the cache {present} is written without regard to {past}: an attention must carry on what its cache held, "
+            "for example with litseq.nn.ops.write_cache"
+        )
+
+
+def _depends_on(value: ir.Value, node: ir.Node) -> bool:
+    seen: set[ir.Node] = set()
+    waiting = [value.producer()]
+    while waiting:
+        producer = waiting.pop()
+        if producer is node:
+            return True
+        if producer is not None and producer not in seen:
+            seen.add(producer)
+            inner = [n for a in producer.attributes.values() if a.type == ir.AttributeType.GRAPH for n in a.as_graph()]
+            waiting += [v.producer() for n in (producer, *inner) for v in n.inputs if v is not None]
+    return False
 
 
 def _overwrites(node: ir.Node, value: ir.Value) -> bool:

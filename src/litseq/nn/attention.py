@@ -1,5 +1,6 @@
 """The one attention block: self (causal, bidirectional, prefix), packed, cross, with a cache and without."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -19,6 +20,16 @@ class KeyValue(NamedTuple):
 
     key: Tensor
     value: Tensor
+
+
+LayerState = KeyValue | tuple[Tensor, ...]
+"""What one layer carries from call to call: keys and values, or whatever its `cache_dims` says."""
+
+
+def layer_state(tensors: Iterable[Tensor]) -> LayerState:
+    """Two tensors as `KeyValue`, any other number as they are."""
+    state = tuple(tensors)
+    return KeyValue(*state) if len(state) == 2 else state
 
 
 class Attention(nn.Module):

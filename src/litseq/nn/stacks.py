@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litseq.nn.attention import CacheDims, KeyValue
+from litseq.nn.attention import CacheDims, KeyValue, LayerState, layer_state
 from litseq.nn.config import TransformerConfig
 from litseq.nn.feed_forward import build_norm
 from litseq.nn.layers import DecoderLayer, EncoderLayer
@@ -166,10 +166,10 @@ class TransformerDecoder(_Stack):
         self,
         input_ids: Tensor,
         step: Step,
-        past: Sequence[KeyValue],
+        past: Sequence[LayerState],
         cross: Sequence[KeyValue] | None = None,
         memory_lengths: Tensor | None = None,
-    ) -> tuple[Tensor, list[KeyValue]]:
+    ) -> tuple[Tensor, list[LayerState]]:
         """Read new tokens behind a cache.
 
         Args:
@@ -189,9 +189,7 @@ class TransformerDecoder(_Stack):
         x = self._embed(input_ids, scope.positions)
         present = []
         for i, layer in enumerate(self.layers):
-            x, layer_present = layer(
-                x, scope, KeyValue(*past[i]), None if cross is None else KeyValue(*cross[i]), memory_scope
-            )
+            x, layer_present = layer(x, scope, past[i], None if cross is None else cross[i], memory_scope)
             present.append(layer_present)
         return self.final_norm(x), present
 
@@ -207,10 +205,10 @@ class TransformerDecoder(_Stack):
         """Each layer's cache tensors: their shapes behind the batch dimension, None where the capacity stands."""
         return [layer.attention.cache_dims() for layer in self.layers]  # type: ignore[union-attr,operator]
 
-    def new_cache(self, rows: int, capacity: int) -> list[KeyValue]:
+    def new_cache(self, rows: int, capacity: int) -> list[LayerState]:
         """Empty caches for `rows` rows of up to `capacity` tokens."""
         like = self.embedding.weight
         return [
-            KeyValue(*(like.new_zeros(rows, *(capacity if d is None else d for d in dims)) for dims in layer))
+            layer_state(like.new_zeros(rows, *(capacity if d is None else d for d in dims)) for dims in layer)
             for layer in self.cache_dims()
         ]
