@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from litseq.generation import processors
-from litseq.generation.options import GenerationOptions
 from litseq.generation.row import Row
+from litseq.generation.sampling import sample
 from litseq.generation.step_model import FloatArray, IntArray, Scores
 
 
@@ -18,7 +18,6 @@ class Chooser:
     def __init__(self, rows: Sequence[Row], end_tokens: Sequence[int], vocab_size: int) -> None:
         self._rows = list(rows)
         self._end_tokens = [token for token in end_tokens if token < vocab_size]
-        self._groups = _group(rows)
         options = [row.options for row in rows]
         self._greedy = not any(o.sampling or o.processes_logits for o in options)
         self._logprobs = [i for i, o in enumerate(options) if o.wants_logprobs]
@@ -42,35 +41,19 @@ class Chooser:
             best = scores.top_ids
             tokens: IntArray = scores.logits.argmax(-1) if best is None else best[:, 0]
             return tokens
-        tokens = np.empty(len(self._rows), np.int64)
-        for options, indices in self._groups:
-            alone = len(indices) == len(self._rows)
-            logits = scores.logits if alone else scores.logits[indices]
-            tokens[indices] = self._choose_alike(logits, options, [self._rows[i] for i in indices])
-        return tokens
+        chosen = (self._choose_one(row, values) for row, values in zip(self._rows, scores.logits, strict=True))
+        return np.fromiter(chosen, np.int64, len(self._rows))
 
-    def _choose_alike(self, logits: FloatArray, options: GenerationOptions, rows: list[Row]) -> IntArray:
-        """Tokens of rows that share their options; `logits` is changed."""
-        if options.processes_logits:
-            for row, values in zip(rows, logits, strict=True):
-                if options.repetition_penalty != 1.0:
-                    processors.penalize_repetition(values, row.context(), options.repetition_penalty)
-                if options.no_repeat_ngram_size:
-                    processors.ban_repeated_ngrams(values, row.context(), options.no_repeat_ngram_size)
-                if len(row.tokens) < options.min_new_tokens:
-                    processors.ban_tokens(values, self._end_tokens)
-        if not options.sampling:
-            best: IntArray = logits.argmax(-1)
-            return best
-        if options.temperature is not None and options.temperature != 1:
-            processors.apply_temperature(logits, options.temperature)
-        if options.top_k is not None:
-            processors.keep_top_k(logits, options.top_k)
-        if options.top_p is not None:
-            processors.keep_top_p(logits, options.top_p)
-        if options.min_p is not None:
-            processors.keep_min_p(logits, options.min_p)
-        return processors.sample(logits, [row.uniform() for row in rows])
+    def _choose_one(self, row: Row, logits: FloatArray) -> int:
+        """The token of one row; `logits` [V] may be changed."""
+        options = row.options
+        if options.repetition_penalty != 1.0:
+            processors.penalize_repetition(logits, row.context(), options.repetition_penalty)
+        if options.no_repeat_ngram_size:
+            processors.ban_repeated_ngrams(logits, row.context(), options.no_repeat_ngram_size)
+        if len(row.tokens) < options.min_new_tokens:
+            processors.ban_tokens(logits, self._end_tokens)
+        return sample(logits, options, row.uniform()) if options.sampling else int(logits.argmax())
 
     def _choose_with_logprobs(self, scores: Scores) -> IntArray:
         top_ids, top_log_probs = scores.top_ids, scores.top_log_probs
@@ -94,16 +77,12 @@ class Chooser:
 
 def _best(logits: FloatArray, k: int) -> IntArray:
     """[n, k] the best tokens of each row, best first."""
+    if k == 1:
+        best: IntArray = logits.argmax(-1)[:, None]
+        return best
     if k < logits.shape[-1]:
         candidates = np.argpartition(-logits, k - 1, axis=-1)[:, :k]
     else:
         candidates = np.broadcast_to(np.arange(logits.shape[-1]), logits.shape)
     order = np.argsort(-np.take_along_axis(logits, candidates, -1), axis=-1, kind="stable")
     return np.take_along_axis(candidates, order, -1)
-
-
-def _group(rows: Sequence[Row]) -> list[tuple[GenerationOptions, list[int]]]:
-    groups: dict[int, tuple[GenerationOptions, list[int]]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(id(row.options), (row.options, []))[1].append(i)
-    return list(groups.values())
