@@ -1,7 +1,11 @@
-"""One tiny trained checkpoint and its bundle for all tests of the command line; needs the extra [train]."""
+"""One tiny trained checkpoint and a bundle for all tests of the command line."""
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PAIRS = [(f"{word} {other}", f"{other} {word}") for word in ("a", "bc", "def") for other in ("x", "yz", "uvw")]
 
 
@@ -36,9 +40,13 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint):
-    """What `litseq export` makes of the checkpoint; a test that damages it copies it first."""
+def bundle(request):
+    """What `litseq export` makes of the checkpoint, or without torch one made earlier; a test that damages it copies it."""
+    if not find_spec("torch"):
+        return FIXTURES / "tiny-decoder-only"
     from litseq.cli.main import main
+
+    checkpoint = request.getfixturevalue("checkpoint")
 
     target = checkpoint.parent / "bundle"
     assert main(["export", str(checkpoint), str(target)]) == 0

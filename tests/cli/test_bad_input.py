@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ def run(capsys, monkeypatch, tmp_path):
     def run(*argv, code=2):
         before = _listing(tmp_path)
         assert main([str(part) for part in argv]) == code
-        out, err = capsys.readouterr()
+        err = capsys.readouterr().err
         assert err.count("\n") == 1, err
         assert err.startswith("litseq: error: ")
         assert "Traceback" not in err
@@ -132,9 +133,10 @@ class TestGenerate:
         assert "in.txt.gz" in run("generate", bundle, "--input", "in.txt.gz")
 
     def test_prompt_too_long(self, run, bundle):
+        limit = json.loads((bundle / "manifest.json").read_text())["model"]["max_seq_len"]
         error = run("generate", bundle, "x" * 500)
-        assert "500" in error or "501" in error or "502" in error
-        assert "32" in error
+        assert re.search(r"\b50[0-2]\b", error), error
+        assert str(limit) in error
 
     def test_wrong_option_value(self, run, bundle):
         assert "top_p" in run("generate", bundle, "x", "--top-p", "1.5")
@@ -153,16 +155,18 @@ class TestDamagedBundle:
 
     @pytest.mark.parametrize("command", [("generate", "bundle", "x"), ("inspect", "bundle")])
     def test_flipped_byte_in_the_weights(self, run, copy, command):
-        weights = max(copy.iterdir(), key=lambda file: file.stat().st_size if file.suffix != ".onnx" else -1)
+        # Small models may keep their weights inside the graph.
+        weights = next((file for file in copy.iterdir() if file.suffix == ".data"), copy / "decoder.onnx")
         data = bytearray(weights.read_bytes())
         data[len(data) // 2] ^= 1
         weights.write_bytes(data)
         assert weights.name in run(*command)
 
-    @pytest.mark.parametrize("name", ["decoder.onnx", "tokenizer.json", "weights.data"])
-    def test_missing_file(self, run, copy, name):
-        (copy / name).unlink()
-        assert f"{name} is missing" in run("generate", "bundle", "x")
+    def test_missing_file(self, run, copy):
+        for name in json.loads((copy / "manifest.json").read_text())["files"]:
+            (copy / name).rename(copy / "aside")
+            assert f"{name} is missing" in run("generate", "bundle", "x")
+            (copy / "aside").rename(copy / name)
 
     def test_unknown_format_version(self, run, copy):
         manifest = json.loads((copy / "manifest.json").read_text())
