@@ -150,6 +150,12 @@ def test_there_is_no_tokenizer_without_training_text(files):
         data.setup("test")
 
 
+def test_a_missing_validation_file_is_noticed_before_the_tokenizer_is_trained(files, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(DataError, match=r"missing\.tsv: cannot be read"):
+        _ = module(files, val="missing.tsv").vocab_size
+
+
 def test_validation_can_be_cut_from_training_by_seed(files):
     def held_out(seed):
         data = module(files, val_fraction=0.1, seed=seed)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
 from litseq.data.datasets import PromptDataset, SequenceDataset
-from litseq.data.lines import BadLines, file_facts
+from litseq.data.lines import BadLines, check_file, file_facts
 from litseq.data.ragged import Ragged
 from litseq.data.samplers import EpochSampler, TokenBatchSampler
 from litseq.data.sources import Columns, Paths, flat_paths, plain_paths
@@ -109,6 +109,9 @@ class SequenceDataModule(LightningDataModule, ABC):
             elif self.hparams["train"] is None:
                 raise DataError("there is no tokenizer: give train= to train one or tokenizer= to load one")
             else:
+                # A validation file that is missing is better noticed now than behind the training of a tokenizer.
+                for path in (*flat_paths(self.hparams["train"]), *flat_paths(self.hparams["val"])):
+                    check_file(path)
                 texts = chain(*self._load("train"))
                 kind, size = self.hparams["tokenizer_kind"], self.hparams["vocab_size"]
                 self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind)
@@ -235,14 +238,14 @@ class SequenceDataModule(LightningDataModule, ABC):
             if not columns[0]:
                 raise DataError(f"{', '.join(flat_paths(paths))}: no example in it, expected at least one")
             facts = {"files": [file_facts(path) for path in flat_paths(paths)], "bad_lines": bad.total}
-            cut = self._cut(len(columns[0])) if split in ("train", "val") and self._cuts else {split: None}
+            cut = self._cut(len(columns[0])) if split in ("train", "val") and self._cuts_validation else {split: None}
             for name, indices in cut.items():
                 self._facts.setdefault(name, dict(facts))
                 self._columns[name] = columns if indices is None else _select(columns, indices)
         return self._columns[split]
 
     @property
-    def _cuts(self) -> bool:
+    def _cuts_validation(self) -> bool:
         """Whether the validation split is cut from the training files."""
         return self.hparams["val"] is None and self.hparams["val_fraction"] > 0
 

@@ -40,15 +40,22 @@ class BadLines:
         rank_zero_warn(f"left out {found}")
 
 
+def check_file(path: str) -> None:
+    """An error for a file that cannot be opened."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a data file") from None
+
+
 def read_lines(path: str) -> list[bytes]:
     """The lines of a file without their ends; an error for a file that is missing, empty or damaged.
 
     Lines end at a line feed only: a form feed or U+2028 inside a sentence is no end of line, or aligned files shift.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a data file") from None
+    check_file(path)
+    content = Path(path).read_bytes()
     if path.endswith(".gz"):
         try:
             content = gzip.decompress(content) if content else content
