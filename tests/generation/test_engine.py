@@ -251,3 +251,10 @@ def test_an_engine_without_requests_is_idle():
     engine = Engine(ToyModel(), (END,))
     assert engine.idle
     assert engine.step() == []
+
+
+def test_a_model_in_use_is_refused():
+    model = ToyModel()
+    model.admit([Prompt([3])])
+    with pytest.raises(ValueError, match="holds 1 rows already"):
+        Engine(model, (END,))

@@ -5,7 +5,11 @@ from pathlib import Path
 from runtime.tiny_graphs import TinyNet
 
 # A byte-level tokenizer; random weights, with an end token likely enough that some outputs end by it.
-FIXTURES = {"tiny-decoder-only": {}, "tiny-encoder-decoder": {"encoder_decoder": True}}
+FIXTURES = {
+    "tiny-decoder-only": {},
+    "tiny-prefix-lm": {"prefix_lm": True},
+    "tiny-encoder-decoder": {"encoder_decoder": True},
+}
 VOCAB_SIZE = 300
 
 

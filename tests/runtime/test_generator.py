@@ -115,7 +115,7 @@ def test_stop_strings(generator):
 def test_log_probabilities_equal_the_networks(generator, net):
     for completion in generator.generate([[5, 6, 7]], max_new_tokens=6, top_logprobs=2):
         ids, source = ([1], [5, 6, 7]) if net.encoder_decoder else ([5, 6, 7], None)
-        logits = net.logits([*ids, *completion.token_ids], source)[len(ids) - 1 :]
+        logits = net.logits([*ids, *completion.token_ids], source, len(ids))[len(ids) - 1 :]
         wanted = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         picked = [wanted[i, token] for i, token in enumerate(completion.token_ids)]
         np.testing.assert_allclose(completion.logprobs, picked, atol=1e-4)

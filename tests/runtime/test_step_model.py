@@ -19,6 +19,7 @@ NETS = {
     "encoder-decoder": {"encoder_decoder": True},
     "prefix-lm": {"prefix_lm": True},
     "no-top-k": {"top_k": False},
+    "with a state": {"state": True},
 }
 
 

@@ -33,6 +33,8 @@ def tiny_manifest(net: TinyNet, tokenizer: Tokenizer, **changes: Any) -> Manifes
     roles = ["input_ids", "last_positions", "new_lengths", "total_length", "logit_rows"]
     roles += ["top_k"] * net.top_k + ["source_lengths"] * net.encoder_decoder + ["prefix_lengths"] * net.prefix_lm
     outputs = ["logits", *(["top_ids", "top_log_probs"] if net.top_k else [])]
+    cache = [CacheTensor(f"past_{k}.{i}", f"present_{k}.{i}", kv) for i in layers for k in ("key", "value")]
+    cache += [CacheTensor("past_state", "present_state", ("batch", net.embed_dim))] * net.state
     cross = tuple(CrossTensor(f"cross_{k}.{i}", source) for i in layers for k in ("key", "value"))
     encoder = EncoderGraph(
         "encoder.onnx", {"input_ids": "input_ids", "lengths": "lengths"}, {c.name: c.name for c in cross}
@@ -46,7 +48,7 @@ def tiny_manifest(net: TinyNet, tokenizer: Tokenizer, **changes: Any) -> Manifes
             "decoder.onnx",
             {role: role for role in roles},
             {name: name for name in outputs},
-            tuple(CacheTensor(f"past_{k}.{i}", f"present_{k}.{i}", kv) for i in layers for k in ("key", "value")),
+            tuple(cache),
             cross if net.encoder_decoder else (),
         ),
         "encoder": encoder if net.encoder_decoder else None,

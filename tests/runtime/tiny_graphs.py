@@ -30,6 +30,7 @@ class TinyNet:
     encoder_decoder: bool = False
     prefix_lm: bool = False
     top_k: bool = True
+    state: bool = False
     seed: int = 0
     scale: float = 1.0
     end_boost: float = 1.0
@@ -65,6 +66,8 @@ class TinyNet:
         x = w["embed"][ids]
         if self.prefix_lm:
             x = x + (np.arange(t) < prefix_length)[:, None] * w["flag"]
+        if self.state:
+            x = x + np.cumsum(w["embed"][ids], 0) / 8
         for layer in range(self.num_layers):
             x = np.tanh(x + self._self_attention(x, layer))
             if self.encoder_decoder:
@@ -137,6 +140,10 @@ class TinyNet:
         if self.prefix_lm:
             inputs.append(oh.make_tensor_value_info("prefix_lengths", T.INT32, ["batch"]))
             x = lay.node("Add", [x, self._flags(lay)])
+        if self.state:
+            inputs.append(oh.make_tensor_value_info("past_state", T.FLOAT, ["batch", self.embed_dim]))
+            outputs.append(oh.make_tensor_value_info("present_state", T.FLOAT, ["batch", self.embed_dim]))
+            x = lay.node("Add", [x, self._running_sum(lay)])
         for layer in range(self.num_layers):
             for kind in ("key", "value"):
                 shape = ["batch", k, "capacity", dh]
@@ -195,6 +202,25 @@ class TinyNet:
                 shape = ["batch", self.num_heads, "source", self.head_dim]
                 outputs.append(oh.make_tensor_value_info(f"cross_{kind}.{layer}", T.FLOAT, shape))
         return lay.model(inputs, outputs)
+
+    def _running_sum(self, lay: _Layer) -> str:
+        """[B, T, D]: an eighth of the sum of all tokens so far; the sum itself is a state of fixed size."""
+        from onnx import TensorProto as T
+
+        steps = lay.node("Squeeze", [lay.node("Shape", ["input_ids"], start=1, end=2)])
+        offsets = lay.node("Range", [lay.const("from", np.array(0)), steps, lay.const("by", np.array(1))])
+        limit = lay.node("Unsqueeze", [lay.node("Cast", ["new_lengths"], to=T.INT64), lay.const("on1", np.array([1]))])
+        real = lay.node("Cast", [lay.node("Less", [offsets, limit])], to=T.FLOAT)
+        mask = lay.node("Unsqueeze", [real, lay.const("on2", np.array([2]))])
+        tokens = lay.node("Mul", [lay.node("Gather", ["embed", "input_ids"]), mask])
+        total = lay.node("ReduceSum", [tokens, lay.const("over", np.array([1]))], keepdims=0)
+        # The old state is read again after the new one is written: what a graph in place would get wrong.
+        lay.node("Add", ["past_state", total], "present_state")
+        before = lay.node("Unsqueeze", ["past_state", lay.const("on", np.array([1]))])
+        ahead = lay.node("Sub", [lay.node("Unsqueeze", ["present_state", "on"]), lay.node("Unsqueeze", [total, "on"])])
+        mean = lay.node("Mul", [lay.node("Add", [before, ahead]), lay.const("half", np.array(0.5, np.float32))])
+        running = lay.node("Add", [mean, lay.node("CumSum", [tokens, lay.const("axis", np.array(1))])])
+        return lay.node("Mul", [running, lay.const("eighth", np.array(0.125, np.float32))])
 
     def _flags(self, lay: _Layer) -> str:
         """[B, T, D]: the flag vector where a position lies inside the row's prefix."""

@@ -31,6 +31,8 @@ class Engine:
             admit_at: Read new prompts only when so many rows are free (or all that wait fit, or none runs): 1 for low
                 latency, more for throughput.
         """
+        if model.rows:
+            raise ValueError(f"the model holds {model.rows} rows already, expected a model without rows")
         self._model = model
         self._end_tokens = frozenset(end_tokens)
         self._max_rows = max_rows

@@ -68,10 +68,13 @@ class Graphs:
         self,
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array],
-        cache: Mapping[str, Array],
+        cache: Mapping[str, tuple[Array, Array]],
         cross: Mapping[str, Array],
     ) -> Binding:
-        """Bind one decoder call: arrays by role, caches in place. The arrays must live as long as the binding."""
+        """Bind one decoder call: arrays by role, caches as (read from, written to).
+
+        The arrays must live as long as the binding.
+        """
         binding = self.decoder.io_binding()
         names = self.manifest.decoder
         for role, array in inputs.items():
@@ -79,9 +82,9 @@ class Graphs:
                 _bind(binding.bind_input, name, array)
         for name, array in cross.items():
             _bind(binding.bind_input, name, array)
-        for name, array in cache.items():
-            _bind(binding.bind_input, name, array)
-            _bind(binding.bind_output, self._presents[name], array)
+        for name, (past, present) in cache.items():
+            _bind(binding.bind_input, name, past)
+            _bind(binding.bind_output, self._presents[name], present)
         for role, array in outputs.items():
             _bind(binding.bind_output, names.outputs[role], array)
         return binding

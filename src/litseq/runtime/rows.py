@@ -34,6 +34,8 @@ class Rows:
         """Changes whenever memory moves, so that whoever is bound to it can tell."""
         self._cache = RowStore(graphs.cache_specs)
         self._cross = RowStore(graphs.cross_specs)
+        self._states = RowStore([spec for spec in graphs.cache_specs if spec.growing_axis is None])
+        """Where states of fixed size are written: a graph may read the old state after it wrote the new one."""
         self.lengths: NDArray[np.int32] = np.zeros(0, np.int32)
         self._source_lengths: NDArray[np.int32] = np.zeros(0, np.int32)
 
@@ -45,7 +47,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of the caches."""
-        return self._cache.nbytes + self._cross.nbytes
+        return self._cache.nbytes + self._cross.nbytes + self._states.nbytes
 
     def append(self, lengths: Sequence[int], sources: Sequence[Sequence[int]] | None) -> slice:
         """New rows, empty but with room for `lengths` tokens, and with their sources encoded."""
@@ -128,7 +130,7 @@ class Rows:
             "logit_rows": logit_rows,
             "prefix_lengths": np.array(prefix_lengths or [0] * len(ids), np.int32),
         }
-        self.graphs.decode(self.bind(inputs, rows, scores))
+        self.run(self.bind(inputs, rows, scores), rows)
         self.lengths[rows] = after
         self.longest = max(self.longest, int(after.max()))
 
@@ -140,9 +142,16 @@ class Rows:
         outputs: dict[str, Array] = {"logits": scores.logits}
         if scores.top_ids is not None and scores.top_log_probs is not None:
             outputs |= {"top_ids": scores.top_ids, "top_log_probs": scores.top_log_probs}
-        cache = {name: array[rows] for name, array in self._cache.arrays.items()}
+        cache = {name: (array[rows], array[rows]) for name, array in self._cache.arrays.items()}
+        cache |= {name: (cache[name][0], array[rows]) for name, array in self._states.arrays.items()}
         cross = {name: array[rows] for name, array in self._cross.arrays.items()}
         return self.graphs.decoder_binding(inputs, outputs, cache, cross)
+
+    def run(self, binding: Binding, rows: slice) -> None:
+        """Run a call that `bind` bound over `rows`."""
+        self.graphs.decode(binding)
+        for name, array in self._states.arrays.items():
+            self._cache.arrays[name][rows] = array[rows]
 
     def _encode(self, first: int, sources: Sequence[Sequence[int]]) -> None:
         """Fill the cross tensors of the rows from `first` on."""
@@ -173,6 +182,7 @@ class Rows:
                 array[(slice(None),) * spec.growing_axis + (slice(length),)] = into[spec.name]
 
     def _allocate(self, rows: int) -> None:
+        self._states.lay_out(rows, 0)
         if rows > len(self.lengths):
             self.lengths = np.concatenate([self.lengths, np.zeros(rows - len(self.lengths), np.int32)])
             more = np.zeros(rows - len(self._source_lengths), np.int32)

@@ -115,13 +115,14 @@ class _Step:
             "logit_rows": np.arange(count, dtype=np.int64),
             "prefix_lengths": np.zeros(count, np.int32),
         }
-        self._binding: Binding = rows.bind(self._inputs, slice(0, count), scores)
+        self._every = slice(0, count)
+        self._binding: Binding = rows.bind(self._inputs, self._every, scores)
 
     def run(self, tokens: IntArray) -> None:
         """Append `tokens`, one a row."""
         self._ids[:, 0] = tokens
         self._total[()] = self._rows.longest + 1
-        self._rows.graphs.decode(self._binding)
+        self._rows.run(self._binding, self._every)
         self._rows.lengthen(1)
 
 
