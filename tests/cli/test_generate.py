@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -195,7 +196,12 @@ def test_an_interrupted_run_leaves_no_output(tmp_path):
     command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, "--threads", "1", "--min-new-tokens", "60"]
     command += ["--max-new-tokens", "60", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.txt")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    time.sleep(1.5)
+    # At work once onnxruntime is loaded; how long that takes depends on the machine.
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 60
+    while "onnxruntime" not in maps.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

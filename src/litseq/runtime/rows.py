@@ -17,6 +17,7 @@ CALL_TOKENS = 4096
 
 _FIRST_ROOM = 32  # places for new tokens in a fresh cache; it doubles from there
 _GRANULE = 16
+_SOURCE_GRANULE = 8
 
 
 class Rows:
@@ -157,7 +158,9 @@ class Rows:
         """Fill the cross tensors of the rows from `first` on."""
         lengths = np.array([len(source) for source in sources], np.int32)
         live = int(self._source_lengths[:first].max(initial=0))
-        needed = max(live, int(lengths.max()))
+        # A width that is no multiple of 4 takes another path through onnxruntime's kernel, and the last bits of a row
+        # would depend on its neighbours' lengths.
+        needed = _round_up(max(live, int(lengths.max())), _SOURCE_GRANULE)
         if first == 0:
             self._cross.lay_out(self.capacity, needed)
         elif self._cross.rows < self.capacity or not needed <= self._cross.length <= 2 * needed:
@@ -219,5 +222,5 @@ def groups(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]
         yield start, len(lengths)
 
 
-def _round_up(length: int) -> int:
-    return -(-length // _GRANULE) * _GRANULE
+def _round_up(length: int, granule: int = _GRANULE) -> int:
+    return -(-length // granule) * granule
