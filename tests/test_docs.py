@@ -42,7 +42,9 @@ run_demo(small, Path("runs/demo"))
 RUNNABLE = {"bash", "python", "yaml"}
 SHOWN = {"text", "json"}  # output and file formats
 
-_BLOCK = re.compile(r"(?P<directives>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?P<directives>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+)
 _PAGE = re.compile(r"^<!-- test: page (.*) -->$", re.M)
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.*) -->$", re.M)
 

@@ -87,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
-    print(f"litseq: error: {line}", file=sys.stderr)
+    # A progress bar that was cut off may still stand between us and the real stream.
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    print(f"litseq: error: {line}", file=stream)
     return code
 
 

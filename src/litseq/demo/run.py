@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from sacrebleu.metrics import CHRF
 
 from litseq.data import PairDataModule
@@ -94,8 +94,10 @@ def _options(settings: DemoSettings, vocab_size: int) -> dict[str, Any]:
 
 def _make_pairs(settings: DemoSettings, directory: Path, console: Console) -> NumberPairs:
     count = settings.train_pairs + settings.val_pairs + settings.test_pairs
-    numbers = track(draw_numbers(count, settings.seed), f"Spelling {count:,} numbers", console=console)
-    return write_number_pairs(directory, numbers, val=settings.val_pairs, test=settings.test_pairs)
+    # Not rich's track(): when its consumer is interrupted, it goes on holding the terminal.
+    with Progress(console=console) as progress:
+        numbers = progress.track(draw_numbers(count, settings.seed), description=f"Spelling {count:,} numbers")
+        return write_number_pairs(directory, numbers, val=settings.val_pairs, test=settings.test_pairs)
 
 
 def _train(module: SequenceModule, data: PairDataModule, settings: DemoSettings, console: Console) -> float:
@@ -111,7 +113,13 @@ def _train(module: SequenceModule, data: PairDataModule, settings: DemoSettings,
             enable_model_summary=False,
         )
         start = time.perf_counter()
-        trainer.fit(module, data)
+        try:
+            trainer.fit(module, data)
+        except SystemExit as exit_:
+            # What Lightning makes of Ctrl-C; the demo has no more use for what was trained so far.
+            if exit_.code == 1 and trainer.interrupted:
+                raise KeyboardInterrupt from exit_
+            raise
         return time.perf_counter() - start
 
 
@@ -175,10 +183,11 @@ def _generate(
     run(sources[:1])  # whatever is made at the first call is not timed
     ids: list[list[int]] = []
     seconds = 0.0
-    for start in track(range(0, len(sources), _CHUNK), title, console=console):
-        begin = time.perf_counter()
-        ids += run(sources[start : start + _CHUNK])
-        seconds += time.perf_counter() - begin
+    with Progress(console=console) as progress:
+        for start in progress.track(range(0, len(sources), _CHUNK), description=title):
+            begin = time.perf_counter()
+            ids += run(sources[start : start + _CHUNK])
+            seconds += time.perf_counter() - begin
     return ids, sum(map(len, ids)) / seconds
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class DemoSettings:
     """Sizes of the demo. The defaults take about five minutes on two cores."""
 
-    train_pairs: int = 60_000
+    train_pairs: int = 80_000
     val_pairs: int = 500
     test_pairs: int = 1_000
     vocab_size: int = 256
@@ -18,8 +18,8 @@ class DemoSettings:
     # n + n layers of an encoder-decoder weigh what 7 n / 3 layers of a decoder-only do.
     encoder_decoder_layers: int = 3
     decoder_only_layers: int = 7
-    max_tokens: int = 4_096
-    epochs: int = 2
+    max_tokens: int = 2_048
+    epochs: int = 1
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     seed: int = 0
