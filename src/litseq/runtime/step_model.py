@@ -51,6 +51,9 @@ class OrtStepModel:
         lengths = [len(prompt.ids) for prompt in prompts]
         sources = [prompt.source or () for prompt in prompts] if self._graphs.encoder is not None else None
         rows = self._rows.append(lengths, sources)
+        if rows.start == 0 and max(lengths) == 1 and self._graphs.manifest.prompt_pass == "chunks":
+            # The start of an encoder-decoder has the shape of a step, whose binding then serves from the first token on.
+            return self.advance(np.array([prompt.ids[0] for prompt in prompts], np.int64), top_k)
         scores = self._scores(rows.start, rows.stop, top_k)
         for start, stop in groups(lengths, CALL_TOKENS):
             part = slice(start, stop)
