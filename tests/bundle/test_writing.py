@@ -1,4 +1,4 @@
-# ruff: noqa: PT012  the error is to come out of the block that writes
+
 import os
 import stat
 
