@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -129,18 +130,15 @@ class SequenceModule(LightningModule, ABC):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Hand out the scaled sum; `on_before_optimizer_step` makes it a mean over tokens."""
-        loss = self.compute_loss(batch)
-        self.train_loss.update(loss.loss_sum, loss.token_count)
-        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
-        return self._window.add(loss, time_fraction(self.trainer) if self._schedule_needs_time else 0.0)
+        return self._account(self.compute_loss(batch))
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        self._measure("val", self.val_metrics, batch)
+        self._measure("val", self.val_metrics, self.compute_loss(batch))
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        self._measure("test", self.test_metrics, batch)
+        self._measure("test", self.test_metrics, self.compute_loss(batch))
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[str] | list[list[int]]:
         """Generate a continuation of every prompt of the batch.
@@ -196,8 +194,16 @@ class SequenceModule(LightningModule, ABC):
         self.record.restore(checkpoint.get("litseq") or {})
         rename_state(checkpoint["state_dict"], self.state_dict().keys())
 
-    def _measure(self, stage: str, metrics: StageMetrics, batch: Mapping[str, Tensor]) -> None:
-        for name, metric in metrics.update(self.compute_loss(batch)).items():
+    # Under torch.compile Lightning's `log` is code that dynamo cannot trace and need not.
+    @torch.compiler.disable
+    def _account(self, loss: LossSum) -> Tensor:
+        self.train_loss.update(loss.loss_sum, loss.token_count)
+        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        return self._window.add(loss, time_fraction(self.trainer) if self._schedule_needs_time else 0.0)
+
+    @torch.compiler.disable
+    def _measure(self, stage: str, metrics: StageMetrics, loss: LossSum) -> None:
+        for name, metric in metrics.update(loss).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _default_scheduler(self, optimizer: Optimizer) -> LambdaLR:

@@ -71,7 +71,10 @@ def load_module(path: str | Path, weights: Literal["averaged", "current"] = "ave
     """
     checkpoint = read_checkpoint(path)
     class_path = checkpoint["litseq"]["class_path"]
-    cls = resolve_class(class_path)
+    try:
+        cls = resolve_class(class_path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     if not issubclass(cls, SequenceModule):
         raise CheckpointError(
             f"{path} names {class_path}, expected a subclass of litseq.models.SequenceModule: the class has changed"

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from litseq.models.loss import token_cross_entropy
+from models.toy_batches import decoder_only_batch, pairs, tiny_decoder_only
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 5, 4, requires_grad=True)
+    labels = torch.randint(0, 7, (3, 5))
+    labels[0, 2:] = labels[2, 0] = -100
+    return hidden, labels, torch.nn.Linear(4, 7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_equals_cross_entropy_over_every_position(case, smoothing):
+    hidden, labels, head = case
+    logits = head(hidden)
+    expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+
+    found = token_cross_entropy(hidden, labels, head, smoothing, count_correct=True)
+
+    assert found.token_count == 11
+    torch.testing.assert_close(found.loss_sum / found.token_count, expected)
+    correct = ((logits.argmax(-1) == labels) & (labels != -100)).sum()
+    assert found.correct_count == correct
+
+
+def test_nll_is_without_smoothing(case):
+    hidden, labels, head = case
+    plain = token_cross_entropy(hidden, labels, head)
+    smooth = token_cross_entropy(hidden, labels, head, 0.3, count_correct=True)
+    torch.testing.assert_close(smooth.nll_sum, plain.loss_sum)
+    assert smooth.loss_sum != plain.loss_sum
+
+
+def test_only_labelled_positions_meet_the_head(case):
+    hidden, labels, head = case
+    rows = []
+    token_cross_entropy(hidden, labels, lambda x: rows.append(len(x)) or head(x))
+    assert rows == [11]
+
+
+def test_no_label_at_all_gives_zero_with_a_gradient(case):
+    hidden, labels, head = case
+    found = token_cross_entropy(hidden, torch.full_like(labels, -100), head)
+    found.loss_sum.backward()  # under DDP every rank must take part in backward
+    assert found.loss_sum == 0
+    assert found.token_count == 0
+    assert hidden.grad.abs().sum() == 0
+    assert head.weight.grad is not None
+
+
+def test_smoothing_takes_part_in_training_only():
+    module = tiny_decoder_only(label_smoothing=0.2)
+    batch = decoder_only_batch(pairs(4, seed=0))
+    smooth = module.train().compute_loss(batch)
+    plain = module.eval().compute_loss(batch)
+    assert smooth.loss_sum != plain.loss_sum
+    assert plain.nll_sum is None
