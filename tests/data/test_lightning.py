@@ -138,7 +138,7 @@ def test_two_ranks_share_the_examples_in_equal_steps(pairs, tmp_path):
     here = os.path.dirname(__file__)
     command = [sys.executable, "-c", TWO_RANKS, here, pairs, str(tmp_path / "seen")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     for injected, stage, epoch in itertools.product((True, False), ("train", "val"), (0, 1)):
         ranks = [json.loads((tmp_path / f"seen.{injected}.{rank}").read_text())[stage] for rank in range(2)]
