@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -17,6 +17,9 @@ from litseq.data import SequenceDataModule
 from litseq.errors import UsageError
 from litseq.models import SequenceModule
 from litseq.models.checkpoint import read_checkpoint
+
+CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry", "null")
+"""What `--ckpt_path` takes besides a path."""
 
 
 class TrainCLI(LightningCLI):
@@ -81,12 +84,12 @@ class PredictionPrinter(BasePredictionWriter):
 def one_line(message: str) -> str:
     """What jsonargparse says, without the alternatives that nobody meant and the dump of the whole value."""
     message, _, _ = message.partition("Given value type:")
-    message = re.sub(
-        r"- Expected a (<class 'NoneType'>|path but .* invalid)|Does not validate against any of the Union subtypes",
-        "",
-        message,
-    )
-    message = re.sub(r"Subtypes: \[[^]]*\]|\bErrors:|^\s*- ", "", message, flags=re.MULTILINE)
+    for noise in (
+        r"- Expected a (<class 'NoneType'>|path but .* invalid)",
+        r"Does not validate against any of the Union subtypes",
+        r"Subtypes: \[[^]]*\]|\bErrors:|^\s*- ",
+    ):
+        message = re.sub(noise, "", message, flags=re.MULTILINE)
     return " ".join(message.split())
 
 
@@ -110,7 +113,13 @@ def run(argv: Sequence[str]) -> int:
     # What Lightning calls is Lightning's matter, and nothing a user of a configuration can change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     _check_checkpoint(argv)
-    predicting = argv[:1] == ["predict"]
+    options: dict[str, Any] = {}
+    if argv[:1] == ["predict"]:
+        # The progress bar would stand between the predictions.
+        options["trainer_defaults"] = {"callbacks": PredictionPrinter(), "enable_progress_bar": False}
+    if argv[:1] != ["fit"]:
+        # Only a training is worth its record, and without a logger's directory a second record is refused.
+        options["save_config_callback"] = None
     try:
         TrainCLI(
             SequenceModule,
@@ -118,22 +127,20 @@ def run(argv: Sequence[str]) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=list(argv),
-            # The bar and the summary would stand between the predictions.
-            trainer_defaults={"callbacks": PredictionPrinter(), "enable_progress_bar": False} if predicting else None,
             parser_class=OneLineParser,
             parser_kwargs={"prog": "litseq"},
+            **options,
         )
     except MisconfigurationException as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(one_line(str(error))) from error
     return 0
 
 
 def _check_checkpoint(argv: Sequence[str]) -> None:
     """Look at the checkpoint before LightningCLI does, which lets torch's own errors through."""
-    keywords: tuple[Literal["best", "last", "hpc", "registry"], ...] = ("best", "last", "hpc", "registry")
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name == "--ckpt_path":
             path = value if equals else "".join(argv[i + 1 : i + 2])
-            if path and path not in (*keywords, "null") and not Path(path).is_dir():
+            if path and path not in CHECKPOINT_KEYWORDS and not Path(path).is_dir():
                 read_checkpoint(path)
