@@ -42,9 +42,8 @@ class TokenWindow:
         Returns:
             The loss to go backward with.
         """
-        sums = torch.stack(
-            [loss.loss_sum.detach().float(), loss.token_count.float(), loss.loss_sum.new_tensor(0.0).float()]
-        )
+        loss_sum = loss.loss_sum.detach().float()
+        sums = torch.stack([loss_sum, loss.token_count.float(), torch.zeros_like(loss_sum)])
         self._sums = sums if self._sums is None else self._sums + sums
         self._sums[2] = time_fraction
         return loss.loss_sum / LOSS_SCALE
