@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class OnnxExport(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights when they are the best so far."""
-        if trainer.sanity_checking or _is_dev_run(trainer) or not trainer.training or self.weights != "best":
+        if self.weights != "best" or not _is_fitting(trainer):
             return
         score = trainer.callback_metrics.get(str(self.monitor))
         if score is None:
@@ -150,6 +151,10 @@ class OnnxExport(Callback):
         else:
             source = trainer.strategy.lightning_module_state_dict()
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in source.items()}
+
+
+def _is_fitting(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not _is_dev_run(trainer)
 
 
 def _is_dev_run(trainer: Trainer) -> bool:

@@ -25,7 +25,7 @@ def card_text(manifest: Manifest, directory: Path) -> str:
         lines.append("- made with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     metrics = provenance.get("metrics")
     if isinstance(metrics, dict) and metrics:
-        lines += ["", "## Metrics", "", *(f"- `{name}`: {value:.6g}" for name, value in sorted(metrics.items()))]
+        lines += ["", "## Metrics", "", *(f"- `{name}`: {_number(value)}" for name, value in sorted(metrics.items()))]
     data = provenance.get("data")
     if isinstance(data, dict) and data:
         lines += ["", "## Data", "", *(f"- {key}: {value}" for key, value in data.items())]
@@ -46,6 +46,10 @@ def card_text(manifest: Manifest, directory: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def manifest_name(directory: Path) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -182,7 +183,7 @@ def _manifest(
             | {name: version(name) for name in PACKAGES},
             "machine": platform.machine(),
             "data": module.record.data or {},
-            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            "metrics": {name: _finite(value) for name, value in (metrics or {}).items()},
         },
     )
 
@@ -194,6 +195,10 @@ def _prompt_format(module: SequenceModule, tokenizer: Tokenizer) -> PromptFormat
     if module.architecture == "encoder-decoder":
         return PromptFormat(suffix_ids=(tokenizer.eos_id,), start_ids=bos)
     return PromptFormat(prefix_ids=bos)
+
+
+def _finite(value: float) -> float | str:
+    return float(value) if math.isfinite(value) else str(float(value))  # JSON has no NaN
 
 
 def _is_plain(value: object) -> bool:

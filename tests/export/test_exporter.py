@@ -1,0 +1,184 @@
+"""Bundles of all kinds of modules: verified, whole, or not there at all."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export.small import small_module, small_tokenizer, small_translator
+from litseq.bundle import open_bundle
+from litseq.errors import ExportError, UsageError
+from litseq.export import assert_exportable, export_bundle, exporter
+from litseq.models import DecoderOnly, EncoderDecoder, SequenceModule
+
+VARIANTS = {
+    "decoder-only": (DecoderOnly, {"num_kv_heads": 2}),
+    "prefix-lm": (DecoderOnly, {"prefix_lm": True}),
+    "heads that fit no contrib node": (DecoderOnly, {"embed_dim": 32, "num_kv_heads": 2}),
+    "prefix-lm with such heads": (DecoderOnly, {"embed_dim": 32, "prefix_lm": True}),
+    "encoder-decoder": (EncoderDecoder, {"num_decoder_layers": 1}),
+    "the original transformer, grouped heads": (
+        EncoderDecoder,
+        {"norm": "layer", "norm_position": "post", "activation": "relu", "position": "sinusoidal", "bias": True}
+        | {"scale_embeddings": True, "num_kv_heads": 2, "max_seq_len": 9},
+    ),
+    "learned positions, tables apart": (
+        EncoderDecoder,
+        {"position": "learned", "tie_embeddings": False, "share_embeddings": False, "activation": "gelu"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_exported_and_verified(name: str, tmp_path: Path) -> None:
+    cls, changes = VARIANTS[name]
+    report = export_bundle(small_module(cls, **changes), small_tokenizer(), tmp_path / "bundle")
+    assert report.passed
+    assert report.max_error < 2e-5
+    assert report.token_agreement == 1.0
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    assert manifest.parity["passed"] is True
+    assert manifest.architecture == cls.architecture
+    assert manifest.prompt_pass == ("whole" if changes.get("prefix_lm") else "chunks")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
+
+
+def operations(file: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
+
+
+def test_attention_is_one_node_a_layer(tmp_path: Path) -> None:
+    export_bundle(small_translator(position="learned"), small_tokenizer(), tmp_path / "b")
+    nodes = operations(tmp_path / "b" / "decoder.onnx")
+    assert nodes.count("GroupQueryAttention") == 2
+    assert nodes.count("MultiHeadAttention") == 2
+    assert not {"Softmax", "ScatterElements", "Concat", "Transpose"} & set(nodes)
+
+
+def test_weights_are_stored_once(tmp_path: Path) -> None:
+    module = small_translator(vocab_size=600)  # one table: both embeddings and the output projection
+    export_bundle(module, small_tokenizer(), tmp_path / "b")
+    weights = sum(p.numel() * 4 for p in module.parameters())
+    stored = (tmp_path / "b" / "weights.data").stat().st_size
+    page = 4096 * (len(list(module.parameters())) + 4)  # every tensor begins at a page
+    assert stored <= weights + page
+    assert (tmp_path / "b" / "decoder.onnx").stat().st_size < 60_000
+
+
+def test_nothing_of_the_exporting_machine_is_in_the_graphs(tmp_path: Path) -> None:
+    export_bundle(small_translator(), small_tokenizer(), tmp_path / "b")
+    for file in ("decoder.onnx", "encoder.onnx"):
+        content = (tmp_path / "b" / file).read_bytes()
+        assert b"stack_trace" not in content
+        assert str(Path(exporter.__file__).parent).encode() not in content
+
+
+def test_the_module_is_left_as_it_was(tmp_path: Path) -> None:
+    module = small_module().train()
+    module.decoder.layers[0].eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    export_bundle(module, small_tokenizer(), tmp_path / "b")
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_half_precision_is_exported_in_single(tmp_path: Path) -> None:
+    module = small_translator().to(torch.bfloat16)
+    assert export_bundle(module, small_tokenizer(), tmp_path / "b").passed
+    assert next(module.parameters()).dtype == torch.bfloat16
+    stored = (tmp_path / "b" / "weights.data").stat().st_size
+    assert stored < sum(p.numel() * 4 for p in module.parameters()) + 4096 * 40  # shared tables still shared
+
+
+def test_the_manifest_says_where_it_came_from(tmp_path: Path) -> None:
+    module = small_module()
+    module.record.data = {"files": {"train": "pairs.tsv"}}
+    export_bundle(module, small_tokenizer(), tmp_path / "b", metrics={"val/loss": 1.25, "val/bleu": float("nan")})
+    raw = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert raw["provenance"]["metrics"] == {"val/loss": 1.25, "val/bleu": "nan"}
+    assert raw["provenance"]["data"] == {"files": {"train": "pairs.tsv"}}
+    assert raw["provenance"]["versions"]["torch"] == torch.__version__
+    assert raw["model"]["hparams"]["embed_dim"] == 64
+    assert raw["model"]["parameters"] == sum(p.numel() for p in module.parameters())
+    assert len(raw["tokenizer"]["golden"]) >= 4
+    assert len(raw["parity"]["cases"]) >= 5
+    card = (tmp_path / "b" / "card.md").read_text()
+    assert "val/loss" in card
+    assert "litseq generate b " in card
+
+
+def swindle(monkeypatch: pytest.MonkeyPatch, module: SequenceModule) -> None:
+    """Let the lowering get the scale of the second layer wrong."""
+    from litseq.export import lowering
+
+    calls = []
+
+    def wrong(*inputs: object, scale: float, **attributes: object) -> object:
+        calls.append(scale)
+        return right(*inputs, scale=scale * (1.5 if len(calls) == 2 else 1.0), **attributes)
+
+    right = lowering._GQA
+    monkeypatch.setattr(lowering, "_GQA", wrong)
+
+
+def test_disagreement_fails_with_numbers_and_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small_module(num_layers=3)
+    swindle(monkeypatch, module)
+    with pytest.raises(ExportError) as caught:
+        export_bundle(module, small_tokenizer(), tmp_path / "b")
+    message = str(caught.value)
+    assert "largest relative error" in message
+    assert "tolerance 1e-04" in message
+    assert "decoder.layers.1.attention" in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tolerance_too_small_for_single_precision_fails(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="disagree"):
+        export_bundle(small_module(), small_tokenizer(), tmp_path / "b", tolerance=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_target_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "b"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(exporter, "trace", lambda spec: pytest.fail("traced all the same"))
+    for force in (False, True):
+        with pytest.raises(UsageError, match="no bundle"):
+            export_bundle(small_module(), small_tokenizer(), target, force=force)
+    assert (target / "thesis.txt").read_text() == "mine"
+
+
+def test_force_replaces_a_bundle_and_a_failure_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_bundle(small_module(), small_tokenizer(), tmp_path / "b")
+    first = (tmp_path / "b" / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match="--force"):
+        export_bundle(small_module(), small_tokenizer(), tmp_path / "b")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "check_parity", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(small_module(), small_tokenizer(), tmp_path / "b", force=True)
+    assert (tmp_path / "b" / "manifest.json").read_bytes() == first
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    export_bundle(small_module(num_layers=1), small_tokenizer(), tmp_path / "b", force=True)
+    assert open_bundle(tmp_path / "b").manifest.model.hparams["num_layers"] == 1
+
+
+def test_a_tokenizer_too_large_for_the_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="built for 20"):
+        export_bundle(small_module(vocab_size=20), small_tokenizer(), tmp_path / "b")
+
+
+def test_assert_exportable_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert assert_exportable(small_module()).passed
+    assert list(tmp_path.iterdir()) == []
