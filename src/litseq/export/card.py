@@ -1,6 +1,8 @@
 """The card of a bundle: what a person reads first."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from litseq.bundle import Manifest
 
@@ -28,7 +30,7 @@ def card_text(manifest: Manifest, directory: Path) -> str:
         lines += ["", "## Metrics", "", *(f"- `{name}`: {_number(value)}" for name, value in sorted(metrics.items()))]
     data = provenance.get("data")
     if isinstance(data, dict) and data:
-        lines += ["", "## Data", "", *(f"- {key}: {value}" for key, value in data.items())]
+        lines += ["", "## Data", "", *_data_lines(data)]
     lines += [
         "",
         "## Run it",
@@ -46,6 +48,19 @@ def card_text(manifest: Manifest, directory: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _data_lines(data: dict[str, Any]) -> Iterator[str]:
+    """What the fingerprint of litseq's data modules says of each split; the manifest holds all of it."""
+    try:
+        for name, split in data["splits"].items():
+            files = ", ".join(f"`{file['name']}`" for file in split["files"])
+            left_out = sum(split["dropped"].values()) + split["bad_lines"]
+            counts = f"{split['examples']:,} examples, {split['tokens']:,} tokens"
+            yield f"- {name}: {files} ({counts}{f', {left_out:,} left out' if left_out else ''})"
+        yield f"- tokenizer: {data['tokenizer']['vocab_size']:,} tokens"
+    except (AttributeError, KeyError, TypeError, ValueError):  # another data module's own words
+        yield from (f"- {key}: {value}" for key, value in data.items())
 
 
 def _number(value: object) -> str:

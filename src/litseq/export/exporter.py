@@ -163,7 +163,7 @@ def _manifest(
             vocab_size=int(hparams["vocab_size"]),
             max_seq_len=int(hparams["max_seq_len"]),
             parameters=sum(p.numel() for p in module.parameters()),
-            hparams={key: value for key, value in hparams.items() if _is_plain(value)},
+            hparams={k: v for k, v in hparams.items() if not k.startswith("_") and _is_plain(v)},
         ),
         decoder=bundle.DecoderGraph(
             DECODER_FILE,
