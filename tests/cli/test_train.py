@@ -37,7 +37,6 @@ data:
   init_args: {{train: train.tsv, val: train.tsv, predict: prompts.txt, vocab_size: 40, max_tokens: 200}}
 trainer:
   accelerator: cpu
-  logger: false
   enable_progress_bar: false
   enable_model_summary: false
   max_steps: 2
@@ -95,7 +94,6 @@ def test_optimizers_come_from_the_command_line_and_stay_out_of_the_checkpoint(di
     assert type(load_module("kept/a.ckpt")) is EncoderDecoder
 
     (directory / "kept/a.ckpt").unlink()
-    (directory / "config.yaml").unlink()  # what Lightning saves, here, where there is no logger's directory
     assert train.run(["fit", *arguments, "--optimizer=Adam", "--optimizer.lr=0.125"]) == 0  # Lightning's own way
     checkpoint = torch.load("kept/a.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 0.125

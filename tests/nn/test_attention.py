@@ -129,3 +129,16 @@ def test_without_padding_there_is_no_mask_at_all() -> None:
     block(torch.randn(3, 9, 64), Scope.bidirectional(9, NO_POSITIONS))
     block(torch.randn(3, 9, 64), Scope.memory(), memory=KeyValue(torch.randn(3, 4, 5, 16), torch.randn(3, 4, 5, 16)))
     assert seen == [(None, False), (None, False)]
+
+
+def test_bfloat16_training_on_a_cpu_computes_attention_in_single_precision() -> None:
+    torch.manual_seed(0)
+    block = Attention(random_config(num_kv_heads=2))
+    x = torch.randn(3, 9, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = block(x, Scope.causal(IDS, Rotary(16, 40)))
+        out.sum().backward()
+    assert out.dtype == torch.bfloat16
+    expected, _ = block(x, Scope.causal(IDS, Rotary(16, 40)))
+    torch.testing.assert_close(out.float(), expected, atol=2e-3, rtol=0.05)
+    assert block.qkv.weight.grad.isfinite().all()

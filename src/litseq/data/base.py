@@ -55,8 +55,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         on_bad_line: str,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        self.save_hyperparameters({name: plain_paths(self.hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")})
+        # Not logged: the logger would refuse a vocabulary size that differs from the model's, which is the trained one.
+        self.save_hyperparameters(logger=False)
+        plain = {name: plain_paths(self.hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")}
+        self.save_hyperparameters(plain, logger=False)
         if architecture not in (None, ENCODER_DECODER, DECODER_ONLY):
             raise ValueError(f"architecture={architecture!r}, expected {ENCODER_DECODER!r} or {DECODER_ONLY!r}")
         if loss_on not in ("target", "all"):
