@@ -18,7 +18,6 @@ from litseq.data import PairDataModule, SequenceDataModule, TextDataModule
 COUNT = 101
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
-    "ignore:Total length of `list` across ranks is zero",  # no validation data
     "ignore:predict returned None",
     # Lightning 2.6 calls what jsonargparse 4.53 is about to rename.
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",

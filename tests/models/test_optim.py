@@ -1,9 +1,11 @@
 import math
 
+import lightning
 import pytest
 import torch
 
 from litseq.errors import UsageError
+from litseq.models import DecoderOnly
 from litseq.models.optim import default_optimizer, learning_rate_factor, parameter_groups
 from models.toy_batches import tiny_encoder_decoder
 
@@ -81,3 +83,16 @@ def test_cosine_without_an_end_is_refused():
 def test_unknown_schedule_is_refused():
     with pytest.raises(UsageError, match=r"'linear', expected one of inverse_sqrt, cosine, constant"):
         learning_rate_factor("linear", 10, 100)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_can_be_clipped_in_every_precision(precision, tmp_path):
+    module = DecoderOnly(vocab_size=20, embed_dim=16, num_layers=1, num_heads=2, max_seq_len=8)
+    ids = torch.randint(0, 20, (4, 8))
+    batch = {"input_ids": ids, "labels": ids}
+    trainer = lightning.Trainer(
+        max_steps=1, precision=precision, gradient_clip_val=0.5, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader([batch], batch_size=None))
+    assert trainer.global_step == 1

@@ -77,9 +77,18 @@ def flatten(values: Mapping[str, object], before: str = "") -> Iterator[tuple[st
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{before}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{before}{key}", text if len(text) <= 160 else text[:157] + "..."
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for i, item in enumerate(value, 1):
+                yield f"{before}{key}.{i}", ", ".join(f"{name} {_short(part, 40)}" for name, part in item.items())
+        elif value not in (None, [], {}):
+            yield f"{before}{key}", _short(value, 160)
+
+
+def _short(value: object, width: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _per_token(bundle: Bundle) -> int:

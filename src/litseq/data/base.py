@@ -1,6 +1,7 @@
 """`SequenceDataModule`: what all DataModules share; a subclass says how files become columns of text and examples."""
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
@@ -132,7 +133,9 @@ class SequenceDataModule(LightningDataModule, ABC):
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Plain facts about the data read so far: files with sizes and hashes, counts, what was left out, options."""
-        options = {k: v for k, v in self.hparams.items() if k not in (*_SPLIT_NAMES, "num_workers", "pin_memory")}
+        hidden = (*_SPLIT_NAMES, "num_workers", "pin_memory")
+        # Names with an underscore are LightningCLI's own notes.
+        options = {k: v for k, v in self.hparams.items() if k not in hidden and not k.startswith("_")}
         digest = hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest()
         return {
             "class": type(self).__name__,
@@ -162,7 +165,11 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Batches in a fixed order; none when there is no validation data."""
-        return self._loader("val") if self._has("val") else []
+        if self._has("val"):
+            return self._loader("val")
+        # An empty list is how Lightning is told that there is none; it warns all the same.
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+        return []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches in a fixed order."""

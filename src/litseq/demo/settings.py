@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class DemoSettings:
     """Sizes of the demo. The defaults take about five minutes on two cores."""
 
-    train_pairs: int = 80_000
+    train_pairs: int = 48_000
     val_pairs: int = 500
     test_pairs: int = 1_000
-    vocab_size: int = 256
+    vocab_size: int = 128
     max_seq_len: int = 64
     embed_dim: int = 128
     num_heads: int = 4

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from litseq.errors import UsageError
@@ -46,8 +47,10 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 def default_optimizer(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101) on the matrices."""
-    # The fused step is some times faster on a CPU. On a GPU it would keep gradient clipping from working with float16.
-    fused = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    # The fused step is some times faster on a CPU, but Lightning clips no gradients of it in mixed precision.
+    trainer = getattr(module, "_trainer", None)
+    mixed = trainer is not None and isinstance(trainer.precision_plugin, MixedPrecision)
+    fused = not mixed and all(parameter.device.type == "cpu" for parameter in module.parameters())
     return torch.optim.AdamW(
         parameter_groups(module), lr=learning_rate, betas=ADAM_BETAS, weight_decay=weight_decay, fused=fused or None
     )
