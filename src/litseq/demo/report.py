@@ -76,14 +76,17 @@ def _table(results: Sequence[ArchitectureResult], test_count: int) -> Table:
 def _examples(results: Sequence[ArchitectureResult], pairs: Sequence[tuple[str, str]], count: int = 3) -> Table:
     wrong = [i for i, (_, german) in enumerate(pairs) if any(r.outputs[i] != german for r in results)]
     right = [i for i in range(len(pairs)) if i not in set(wrong)]
-    table = Table(title="Examples (mistakes in red)", show_lines=True)
-    table.add_column("input")
-    table.add_column("expected")
-    for result in results:
-        table.add_column(result.architecture)
+    table = Table(title="Examples (a mistake is marked with x)", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # German number words are longer than a terminal is wide
     # One mistake, if there is any: it teaches more than another success.
     for index in (right[: count - 1] + wrong[:1] + right[count - 1 :])[:count]:
         english, german = pairs[index]
-        outputs = [r.outputs[index] for r in results]
-        table.add_row(english, german, *(Text(text, "" if text == german else "red") for text in outputs))
+        table.add_section()
+        table.add_row("input", english)
+        table.add_row("expected", german)
+        for result in results:
+            text = result.outputs[index]
+            is_right = text == german
+            table.add_row(f"{'' if is_right else 'x '}{result.architecture}", Text(text, "" if is_right else "red"))
     return table
