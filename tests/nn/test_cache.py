@@ -170,5 +170,5 @@ def test_the_custom_ops_keep_their_contract() -> None:
 def test_a_cache_needs_its_scope() -> None:
     decoder = TransformerDecoder(random_config())
     layer = decoder.layers[0]
-    with pytest.raises(AssertionError, match="Scope.cached"):
+    with pytest.raises(AssertionError, match=r"Scope\.cached"):
         layer(torch.randn(1, 2, 64), Scope.causal(torch.zeros(1, 2), decoder.positions), decoder.new_cache(1, 4)[0])

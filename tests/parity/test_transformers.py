@@ -47,7 +47,7 @@ def test_llama_with_grouped_heads() -> None:
             rope_base=5000.0,
             tie_embeddings=False,
             dropout=0.0,
-        )  # fmt: skip
+        )
     ).eval()
     copy(ours.embedding, theirs.model.embed_tokens.weight)
     copy(ours.final_norm, theirs.model.norm.weight)
@@ -87,7 +87,7 @@ def test_gpt2() -> None:
             position="learned",
             bias=True,
             dropout=0.0,
-        )  # fmt: skip
+        )
     ).eval()
     copy(ours.embedding, theirs.transformer.wte.weight)
     copy(ours.positions.table, theirs.transformer.wpe.weight)

@@ -104,15 +104,19 @@ class Attention(nn.Module):
         Returns:
             [B, H, T, Dh].
         """
-        options = {"is_causal": is_causal, "scale": self.scale, "enable_gqa": self.num_heads != self.num_kv_heads}
+        grouped = self.num_heads != self.num_kv_heads
         if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
             # The backward of torch's CPU kernel takes some 25 times longer in bfloat16 than in single precision.
-            single = [tensor.float() for tensor in (query, key, value)]
             mask = mask.float() if mask is not None and mask.is_floating_point() else mask
             with torch.autocast("cpu", enabled=False):
-                out = F.scaled_dot_product_attention(*single, attn_mask=mask, **options)
+                single = query.float(), key.float(), value.float()
+                out = F.scaled_dot_product_attention(
+                    *single, attn_mask=mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+                )
             return out.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+        )
 
     def keys_values(self, memory: Tensor) -> KeyValue:
         """Keys and values of a sequence to attend to: [B, S, D] -> two of [B, K, S, Dh]."""
