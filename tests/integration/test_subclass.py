@@ -87,6 +87,8 @@ def test_a_subclass_keeps_its_own_argument(data_files: Path, tmp_path: Path) -> 
     ("name", "words"),
     [
         ("UnexportableModel", ("user_modules.py", "data-dependent")),
+        ("GrowingModel", ("present_key.0", "keeps its shape", "write_cache")),
+        ("SilentModel", ("SilentHeads", "cache_dims")),
         ("UnknownOpModel", ("bessel_i0", "user_modules.py", "no ONNX form")),
     ],
 )

@@ -250,6 +250,64 @@ class MixedModel(DecoderOnly):
         return MixedDecoder(config)
 
 
+class GrowingHeads(TalkingHeads):
+    """Appends to its cache instead of writing into it."""
+
+    def forward(
+        self, x: Tensor, scope: Scope, *, memory: Tensor | KeyValue | None = None, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue | None]:
+        query, key, value = (self.split(linear(x)) for linear in (self.query, self.key, self.value))
+        if past is not None:
+            key, value = torch.cat([past.key, key], 2), torch.cat([past.value, value], 2)
+        out = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.out(out.transpose(1, 2).flatten(2)), None if past is None else KeyValue(key, value)
+
+
+class GrowingLayer(DecoderLayer):
+    def build_attention(self, config: TransformerConfig) -> nn.Module:
+        return GrowingHeads(config)
+
+
+class GrowingDecoder(TransformerDecoder):
+    def build_layer(self, config: TransformerConfig, index: int) -> nn.Module:
+        return GrowingLayer(config)
+
+
+class GrowingModel(DecoderOnly):
+    """A cache that changes its shape."""
+
+    def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
+        return GrowingDecoder(config)
+
+
+class SilentHeads(nn.Module):
+    """An attention that does not say what its cache is."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor, scope: Scope, **_: object) -> tuple[Tensor, None]:
+        return self.linear(x), None
+
+
+class SilentLayer(DecoderLayer):
+    def build_attention(self, config: TransformerConfig) -> nn.Module:
+        return SilentHeads(config)
+
+
+class SilentDecoder(TransformerDecoder):
+    def build_layer(self, config: TransformerConfig, index: int) -> nn.Module:
+        return SilentLayer(config)
+
+
+class SilentModel(DecoderOnly):
+    """An attention without `cache_dims`."""
+
+    def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
+        return SilentDecoder(config)
+
+
 class UnexportableFeedForward(nn.Module):
     """Sorts the residual stream by a Python loop over values."""
 

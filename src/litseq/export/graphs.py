@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litseq.errors import ExportError
 from litseq.nn import Step, TransformerDecoder, TransformerEncoder
 from litseq.nn.attention import layer_state
 
@@ -109,7 +110,13 @@ def decoder_spec(decoder: TransformerDecoder, prefix: bool = False) -> GraphSpec
         decoder: the stack; what its layers' `cache_dims` say becomes the cache.
         prefix: give the graph `prefix_lengths`, for a model whose prefix sees itself whole.
     """
-    layers = decoder.cache_dims()
+    try:
+        layers = decoder.cache_dims()
+    except AttributeError as error:
+        raise ExportError(
+            f"the decoder does not say what its layers carry from call to call: {error}; an attention of your own needs "
+            "cache_dims(), and a layer keeps it as `attention`, see docs/subclassing.md"
+        ) from error
     weight = decoder.embedding.weight
     inputs: dict[str, Tensor] = {
         "input_ids": torch.zeros(TRACE_ROWS, TRACE_NEW, dtype=torch.int64),

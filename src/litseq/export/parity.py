@@ -139,6 +139,12 @@ class GraphRunner:
         presents = [tensor.present for tensor in names.cache]
         logits, *present = _run(self.decoder, [names.outputs["logits"], *presents], feeds)
         for tensor, value in zip(names.cache, present, strict=True):
+            if value.shape != feeds[tensor.past].shape:
+                raise ExportError(
+                    f"{tensor.present} comes out as {list(value.shape)}, {tensor.past} went in as "
+                    f"{list(feeds[tensor.past].shape)}: a cache keeps its shape, write new keys and values into it with "
+                    "litseq.nn.ops.write_cache"
+                )
             cache[tensor.past][active] = value
         return np.split(logits, np.cumsum(new)[:-1])
 
