@@ -1,8 +1,34 @@
 """What every test shares. Light: the light rooms are tested where torch is not installed."""
 
+import signal
+import subprocess
 from importlib.util import find_spec
+
+import pytest
 
 if find_spec("lightning"):
     # Lightning's log handler keeps the stderr it finds at import; here that is the session's, which stays open, and not
     # the one of the test that happens to import it first.
     import lightning  # noqa: F401
+
+# A background job of a shell, as a CI run may be, ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def start():
+    """`subprocess.Popen` of which nothing is left when the test ends, however it ends."""
+    processes = []
+
+    def popen(*args, **options):
+        processes.append(subprocess.Popen(*args, **options))
+        return processes[-1]
+
+    yield popen
+    for process in processes:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

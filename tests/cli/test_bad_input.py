@@ -88,13 +88,13 @@ class TestExport:
         assert "disagree" in run("export", checkpoint, "out", "--tolerance", "1e-12", code=1)
 
     @pytest.mark.parametrize("force", [False, True])
-    def test_interrupt(self, tmp_path, checkpoint, bundle, force):
+    def test_interrupt(self, tmp_path, checkpoint, bundle, force, start):
         target = tmp_path / "out"
         if force:
             shutil.copytree(bundle, target)
         before = _listing(tmp_path)
         command = [*LITSEQ, "export", str(checkpoint), str(target), *(["--force"] if force else [])]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 120
         # The directory beside the target is there while the export works.
         while not list(tmp_path.glob(".out.partial-*")):

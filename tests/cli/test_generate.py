@@ -191,11 +191,11 @@ def test_a_bundle_that_is_none(capsys, tmp_path):
     assert "is no bundle" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_leaves_no_output(tmp_path):
+def test_an_interrupted_run_leaves_no_output(tmp_path, start):
     (tmp_path / "in.txt").write_text("the fox\n" * 20_000)
     command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, "--threads", "1", "--min-new-tokens", "60"]
     command += ["--max-new-tokens", "60", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.txt")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = start(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     # At work once onnxruntime is loaded; how long that takes depends on the machine.
     maps = Path(f"/proc/{process.pid}/maps")
     deadline = time.monotonic() + 60

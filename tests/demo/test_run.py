@@ -57,12 +57,12 @@ sys.exit(main(["demo", "--out", sys.argv[1]]))
 
 
 @pytest.mark.parametrize("moment", ["Spelling", "Epoch"])
-def test_interrupt_leaves_nothing(tmp_path, moment):
+def test_interrupt_leaves_nothing(tmp_path, moment, start):
     log = tmp_path / "stdout"
     command = [sys.executable, "-c", LONG, str(tmp_path / "demo")]
     environment = os.environ | {"FORCE_COLOR": "1"}  # as in a terminal, so that the bars are drawn as they move
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.PIPE, text=True, env=environment)
+        process = start(command, stdout=stream, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 120
     while moment not in log.read_text():
         assert process.poll() is None, process.communicate()
