@@ -3,11 +3,12 @@
 import sys
 
 import pytest
-import torch
 
-from litseq.cli import train
-from litseq.errors import CheckpointError, LitseqError, UsageError
-from litseq.models import DecoderOnly, EncoderDecoder, load_module
+torch = pytest.importorskip("torch", reason="needs the extra [train]")
+
+from litseq.cli import train  # noqa: E402
+from litseq.errors import CheckpointError, LitseqError, UsageError  # noqa: E402
+from litseq.models import DecoderOnly, EncoderDecoder, load_module  # noqa: E402
 
 USER_MODULE = """
 from litseq.models import DecoderOnly
