@@ -1,5 +1,7 @@
 """A trainer that ends with a bundle: of which weights, and when not."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,32 @@ def test_what_would_fail_at_the_end_is_refused_at_the_beginning(pairs: Path, tmp
         OnnxExport("b", weights="worst")
     with pytest.raises(UsageError, match="was not logged"):
         fit(pairs, tmp_path, OnnxExport(str(tmp_path / "c"), monitor="val/bleu"))
+
+
+TWO_RANKS = """
+import sys
+import lightning
+from litseq.callbacks import OnnxExport
+from litseq.data import PairDataModule
+from litseq.models import EncoderDecoder
+
+if __name__ == "__main__":
+    lightning.seed_everything(0)
+    model = EncoderDecoder(vocab_size=40, embed_dim=32, num_layers=1, num_heads=2, max_seq_len=24)
+    data = PairDataModule(train=sys.argv[1], val_fraction=0.2, vocab_size=40, max_tokens=128)
+    trainer = lightning.Trainer(
+        max_steps=2, val_check_interval=1, accelerator="cpu", devices=2, strategy="ddp", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, callbacks=[OnnxExport(sys.argv[2], monitor="val/loss")],
+    )
+    trainer.fit(model, data)
+"""
+
+
+def test_rank_zero_exports_and_the_other_waits(pairs: Path, tmp_path: Path, start: Any) -> None:
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    process = start([sys.executable, str(script), str(pairs), str(tmp_path / "b")], stderr=subprocess.PIPE, text=True)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert open_bundle(tmp_path / "b").manifest.parity["passed"] is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "two_ranks.py"]
