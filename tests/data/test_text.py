@@ -170,7 +170,7 @@ def test_prompts_are_lines(path, tmp_path):
     ("options", "message"),
     [
         ({"documents": "page"}, "expected 'line', 'blank' or 'file'"),
-        ({"objective": "spans"}, "expected 'auto', 'blocks' or 'prefix'"),
+        ({"objective": "spans"}, "expected 'auto', 'blocks', 'prefix' or 'span-corruption'"),
         ({"block_size": 1}, "expected at least 2"),
     ],
 )

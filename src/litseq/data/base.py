@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
 from litseq.data.datasets import PromptDataset, SequenceDataset
 from litseq.data.lines import BadLines, check_file, file_facts
+from litseq.data.loader import ResumableLoader
 from litseq.data.ragged import Ragged
-from litseq.data.samplers import EpochSampler, TokenBatchSampler
+from litseq.data.samplers import EpochPosition, EpochSampler, TokenBatchSampler
 from litseq.data.sources import Columns, Paths, flat_paths, plain_paths
 from litseq.errors import DataError, UsageError
 from litseq.text import PromptFormat, Tokenizer
@@ -74,6 +75,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self._datasets: dict[str, SequenceDataset] = {}
         self._dataset_keys: dict[str, tuple[str, int | None]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
+        self._position = EpochPosition()
         BadLines(on_bad_line)  # refuses an unknown policy now and not behind an hour of reading
 
     # What a subclass gives.
@@ -93,6 +95,11 @@ class SequenceDataModule(LightningDataModule, ABC):
     @abstractmethod
     def make_dataset(self, columns: tuple[Ragged, ...]) -> tuple[SequenceDataset, dict[str, int]]:
         """Examples from encoded columns, and the number of those left out by reason."""
+
+    @property
+    def special_tokens(self) -> Sequence[str]:
+        """More special tokens for a tokenizer that is trained."""
+        return ()
 
     # What a module and an exporter read.
 
@@ -115,9 +122,9 @@ class SequenceDataModule(LightningDataModule, ABC):
                 # A validation file that is missing is better noticed now than behind the training of a tokenizer.
                 for path in (*flat_paths(self.hparams["train"]), *flat_paths(self.hparams["val"])):
                     check_file(path)
-                texts = chain(*self._load("train"))
+                texts, special = chain(*self._load("train")), self.special_tokens
                 kind, size = self.hparams["tokenizer_kind"], self.hparams["vocab_size"]
-                self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind)
+                self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind, special_tokens=special)
         return self._tokenizer
 
     @property
@@ -178,6 +185,14 @@ class SequenceDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Prompts in the order of the file."""
         return self._loader("predict", bucket=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch, for a checkpoint."""
+        return {"position": self._position.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at that place when training is resumed."""
+        self._position.load_state_dict(state_dict["position"])
 
     # How it is done.
 
@@ -280,8 +295,11 @@ class SequenceDataModule(LightningDataModule, ABC):
             shuffle=shuffle,
             seed=self.hparams["seed"],
             bucket=bucket,
+            position=self._position if split == "train" else None,
+            varies=shuffle and dataset.varies,
         )
-        return DataLoader(
+        loader: type[DataLoader[Any]] = ResumableLoader if split == "train" else DataLoader
+        return loader(
             dataset,
             batch_sampler=batches,
             collate_fn=self.make_collate(dataset),

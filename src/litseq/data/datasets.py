@@ -1,6 +1,7 @@
 """Datasets over compact arrays: pairs, blocks of packed documents, prompts."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,6 +16,8 @@ class SequenceDataset(Dataset[Example], ABC):
 
     lengths: Counts
     """[N, K]: the lengths of the K tensors each example adds to."""
+    varies: ClassVar[bool] = False
+    """Whether an example is another in every epoch; its key in training is `index + epoch * len(self)` then."""
 
     @property
     def tokens(self) -> int:

@@ -39,6 +39,30 @@ class EpochSampler(Sampler[int]):
         return len(range(self.rank, len(self.dataset), self.num_replicas))
 
 
+class EpochPosition:
+    """How far an epoch has come: the batches of this rank that were handed out in it."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.batches = 0
+        self._resume: tuple[int, int] | None = None
+
+    def begin(self, epoch: int) -> int:
+        """Start an epoch; the batches of it to leave out, which is none unless a resumed run goes on in it."""
+        resumed, done = self._resume or (-1, 0)
+        self._resume = None
+        self.epoch, self.batches = epoch, done if resumed == epoch else 0
+        return self.batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Plain numbers for a checkpoint."""
+        return {"epoch": self.epoch, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind these batches at the next `begin`, when it is of the same epoch."""
+        self._resume = int(state["epoch"]), int(state["batches"])
+
+
 class TokenBatchSampler(BatchSampler):
     """Cuts examples into batches whose padded size stays within `max_tokens`.
 
@@ -55,6 +79,9 @@ class TokenBatchSampler(BatchSampler):
         seed: Seed of the shuffling, together with the epoch.
         bucket: Sort by length first. Off, batches keep the given order, ranks may differ by one step, and the last
             may be left without any: for prediction.
+        position: Where a resumed epoch goes on, for the loader; an argument so that it outlives the copies Lightning
+            makes of a sampler.
+        varies: Give out `index + epoch * N` in place of the index, for examples that differ from epoch to epoch.
         drop_last: Must be False; here because Lightning sets it for prediction.
     """
 
@@ -66,6 +93,8 @@ class TokenBatchSampler(BatchSampler):
         shuffle: bool = False,
         seed: int = 0,
         bucket: bool = True,
+        position: EpochPosition | None = None,
+        varies: bool = False,
         drop_last: bool = False,
     ) -> None:
         if drop_last:
@@ -76,6 +105,8 @@ class TokenBatchSampler(BatchSampler):
             raise ValueError(f"an example of {int(lengths.sum(axis=1).max())} tokens exceeds max_tokens {max_tokens}")
         self.shuffle = shuffle
         self.seed = seed
+        self.varies = varies
+        self.position = EpochPosition() if position is None else position
         self.start = 0
         """Batches of this rank to leave out at the next iteration only: where a resumed epoch goes on."""
         self._order = _length_order(lengths) if bucket else np.arange(len(lengths))
@@ -115,8 +146,9 @@ class TokenBatchSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0
+        shift = self.epoch * len(self._order) if self.varies else 0
         for batch in self.plan(self.epoch)[self.rank :: self.num_replicas][start:]:
-            yield batch.tolist()
+            yield (batch + shift).tolist()
 
     def __len__(self) -> int:
         return len(range(self.rank, len(self._bounds) - 1, self.num_replicas))

@@ -1,6 +1,6 @@
 """`TextDataModule`: plain text, for language modelling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from litseq.data.packing import cut, lay, pack
 from litseq.data.pairs import select_pairs
 from litseq.data.ragged import Ragged
 from litseq.data.sources import Columns, PairFields, Paths, read_documents, read_prompts
+from litseq.data.spans import SENTINEL, SpanDataset, longest_piece, sentinel_ids
 from litseq.errors import UsageError
 from litseq.text import PromptFormat
 
+SPAN_CORRUPTION = "span-corruption"
 _DEFAULT_BLOCK = 512
 _FULL = 0.99  # of the positions of packed blocks; below it documents are cut to fill them
 
@@ -24,8 +26,10 @@ class TextDataModule(SequenceDataModule):
     """Documents of plain text or JSON lines, plain or `.gz`.
 
     As `blocks`, documents are packed into rows of one length in which they cannot see each other, for a decoder-only
-    model; a document is cut where it is longer than a block, or where whole ones would leave over 1 % empty. As `prefix`, each document is cut at a random place and its continuation is learned from its beginning, by
-    either architecture.
+    model; a document is cut where it is longer than a block, or where whole ones would leave over 1 % empty. As `prefix`,
+    each document is cut at a random place and its continuation is learned from its beginning. As `span-corruption`, spans
+    of it are taken out and learned from the rest, other ones in every epoch (T5, https://arxiv.org/abs/1910.10683). The
+    latter two serve either architecture.
 
     Args:
         train: Text file, or a list of them. `.gz` is read as it is, `.jsonl` by its field `text_field`.
@@ -35,9 +39,13 @@ class TextDataModule(SequenceDataModule):
         val_fraction: Without `val`, hold this share of the training documents out, chosen by `seed`.
         documents: What a document is in plain text: a `line`, lines up to an empty line (`blank`), or a `file`.
         text_field: JSON lines: the field of the text.
-        objective: `blocks` or `prefix`; `auto` is `blocks` where the model is decoder-only and no prefix-LM.
+        objective: `blocks`, `prefix` or `span-corruption`; `auto` is `blocks` where the model is decoder-only and no
+            prefix-LM, else `prefix`.
         block_size: Positions of a block; a longer document is cut. The model's `max_seq_len` when it is not given,
             512 without a model, and not more than `max_tokens`.
+        noise_density: Span corruption: share of the tokens that is taken out.
+        mean_span: Span corruption: tokens of a span, on average.
+        sentinels: Span corruption: how many sentinel tokens a trained tokenizer gets; a piece has no more spans.
         vocab_size: Tokens of the tokenizer that is trained, special ones included.
         tokenizer: A `tokenizer.json` to use instead of training one.
         tokenizer_kind: `bpe`, `byte` or `char`.
@@ -63,6 +71,9 @@ class TextDataModule(SequenceDataModule):
         text_field: str = "text",
         objective: str = "auto",
         block_size: int | None = None,
+        noise_density: float = 0.15,
+        mean_span: float = 3.0,
+        sentinels: int = 100,
         vocab_size: int = 8000,
         tokenizer: str | None = None,
         tokenizer_kind: str = "bpe",
@@ -93,8 +104,15 @@ class TextDataModule(SequenceDataModule):
         )
         if documents not in ("line", "blank", "file"):
             raise ValueError(f"documents={documents!r} is unknown, expected 'line', 'blank' or 'file'")
-        if objective not in ("auto", "blocks", "prefix"):
-            raise ValueError(f"objective={objective!r} is unknown, expected 'auto', 'blocks' or 'prefix'")
+        if objective not in ("auto", "blocks", "prefix", SPAN_CORRUPTION):
+            raise ValueError(
+                f"objective={objective!r} is unknown, expected 'auto', 'blocks', 'prefix' or {SPAN_CORRUPTION!r}"
+            )
+        if not 0 < noise_density < 1 or mean_span < 1 or sentinels < 1:
+            raise ValueError(
+                f"noise_density={noise_density}, mean_span={mean_span}, sentinels={sentinels}: expected a share between 0 "
+                "and 1, at least 1 and at least 1"
+            )
         if block_size is not None and block_size < 2:
             raise ValueError(f"block_size={block_size}, expected at least 2")
 
@@ -122,7 +140,15 @@ class TextDataModule(SequenceDataModule):
             raise UsageError(f"block_size={size} exceeds max_tokens={budget}; a batch must hold at least one block")
         if self.objective == "blocks" and (self.architecture == ENCODER_DECODER or self._prefix_lm):
             model = ENCODER_DECODER if self.architecture == ENCODER_DECODER else "prefix_lm"
-            raise UsageError(f"objective='blocks' does not go with a model that is {model}; use objective='prefix'")
+            raise UsageError(
+                f"objective='blocks' does not go with a model that is {model}; use objective='prefix' or 'span-corruption'"
+            )
+
+    @property
+    def special_tokens(self) -> Sequence[str]:
+        """The sentinels of span corruption."""
+        count = self.hparams["sentinels"] if self.objective == SPAN_CORRUPTION else 0
+        return [SENTINEL.format(number) for number in range(count)]
 
     def read(self, paths: Paths, bad: BadLines) -> Columns:
         """One column: the documents."""
@@ -133,14 +159,18 @@ class TextDataModule(SequenceDataModule):
         return read_prompts(paths, "auto", PairFields(source_field=self.hparams["text_field"]), bad)
 
     def make_prompt_format(self) -> PromptFormat:
-        """A beginning with its end, or behind the begin token."""
+        """A beginning with its end, or behind the begin token; a separator shows where a text with gaps ends."""
+        tokenizer = self.tokenizer
         if self.architecture == ENCODER_DECODER:
-            return PromptFormat(suffix_ids=(self.tokenizer.eos_id,), start_ids=(self.tokenizer.bos_id,))
-        return PromptFormat(prefix_ids=(self.tokenizer.bos_id,))
+            return PromptFormat(suffix_ids=(tokenizer.eos_id,), start_ids=(tokenizer.bos_id,))
+        separated = self.objective == SPAN_CORRUPTION
+        separator = tokenizer.eos_id if tokenizer.sep_id is None else tokenizer.sep_id
+        return PromptFormat(prefix_ids=(tokenizer.bos_id,), suffix_ids=(separator,) if separated else ())
 
     def make_dataset(self, columns: tuple[Ragged, ...]) -> tuple[SequenceDataset, dict[str, int]]:
-        """Packed blocks, or beginnings and continuations."""
-        return self._blocks(columns[0]) if self.objective == "blocks" else self._prefixes(columns[0])
+        """Packed blocks, beginnings and continuations, or texts with gaps and what is missing."""
+        makers = {"blocks": self._blocks, "prefix": self._prefixes, SPAN_CORRUPTION: self._spans}
+        return makers[self.objective](columns[0])
 
     def make_collate(self, dataset: SequenceDataset) -> Callable[..., Any]:
         """Blocks have a collate function of their own."""
@@ -179,3 +209,26 @@ class TextDataModule(SequenceDataModule):
             max_seq_len=self._max_seq_len,
             max_tokens=self.hparams["max_tokens"],
         )
+
+    def _spans(self, texts: Ragged) -> tuple[SequenceDataset, dict[str, int]]:
+        sentinels = sentinel_ids(self.tokenizer, str(self.hparams["tokenizer"] or "tokenizer"))
+        form, joined = self.prompt_format, self.architecture == DECODER_ONLY
+        density, mean_span = self.hparams["noise_density"], self.hparams["mean_span"]
+        around = len(form.prefix_ids) + len(form.suffix_ids)
+        budget = self.hparams["max_tokens"]
+        size = longest_piece(self.block_size, budget, len(sentinels), density, mean_span, around, joined)
+        starts, lengths = cut(texts.offsets, size)
+        enough = lengths > 1  # of one token there is nothing to leave
+        dataset = SpanDataset(
+            texts.flat,
+            starts[enough],
+            lengths[enough],
+            sentinels,
+            form,
+            self.tokenizer.eos_id,
+            density,
+            mean_span,
+            self.hparams["seed"],
+            joined,
+        )
+        return dataset, {"of a single token": int((~enough).sum())}

@@ -22,7 +22,7 @@ from litseq.models.optim import (
     parameter_groups,
     time_fraction,
 )
-from litseq.models.record import CheckpointRecord, rename_state
+from litseq.models.record import CheckpointRecord, rename_state, step_seed
 from litseq.models.window import TokenWindow
 from litseq.nn import TransformerDecoder
 
@@ -124,9 +124,19 @@ class SequenceModule(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Learn from the data module what a checkpoint and a bundle must know, and check that the vocabulary fits."""
         self._window.clear()
+        if stage == "fit":
+            # A resumed run takes the seed of its checkpoint instead, behind this hook.
+            self.record.seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.record.take_from(datamodule, int(self.hparams["vocab_size"]), fitting=stage == "fit")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the random numbers of a step by its place in the training.
+
+        So dropout does not depend on what happened before, and a resumed run draws what the uninterrupted one drew.
+        """
+        torch.manual_seed(step_seed(self.record.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Hand out the scaled sum; `on_before_optimizer_step` makes it a mean over tokens."""

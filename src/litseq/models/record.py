@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 import litseq
@@ -18,12 +19,14 @@ COMPILED_PREFIX = "_orig_mod."
 
 
 class CheckpointRecord:
-    """Tokenizer, prompt format and data fingerprint, in plain types, as the data module or a checkpoint gave them."""
+    """Tokenizer, prompt format, data fingerprint and seed, in plain types, as the data or a checkpoint gave them."""
 
     def __init__(self) -> None:
         self.tokenizer_json: str | None = None
         self.prompt_format: dict[str, Any] | None = None
         self.data: dict[str, Any] | None = None
+        self.seed = 0
+        """What the random numbers of training are drawn from, together with the step."""
 
     def take_from(self, datamodule: object, vocab_size: int, fitting: bool) -> None:
         """Ask a data module for what it knows; any with the attributes of litseq's will do.
@@ -61,6 +64,7 @@ class CheckpointRecord:
             "tokenizer": self.tokenizer_json,
             "prompt_format": self.prompt_format,
             "data": self.data,
+            "seed": self.seed,
         }
 
     def restore(self, entry: Mapping[str, Any]) -> None:
@@ -69,6 +73,7 @@ class CheckpointRecord:
             self._take_tokenizer(entry["tokenizer"])
         self.prompt_format = entry.get("prompt_format") or self.prompt_format
         self.data = entry.get("data") or self.data
+        self.seed = entry.get("seed") or self.seed
 
     def _take_tokenizer(self, tokenizer_json: str) -> None:
         if self.tokenizer_json not in (None, tokenizer_json):
@@ -86,6 +91,11 @@ class CheckpointRecord:
         from litseq.text import Tokenizer
 
         return Tokenizer.from_json(self.tokenizer_json)
+
+
+def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+    """A seed for one micro-batch of one rank; neighbours have nothing in common."""
+    return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0])
 
 
 def rename_state(state: dict[str, Any], names: Iterable[str]) -> None:

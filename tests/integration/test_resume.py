@@ -1,0 +1,80 @@
+"""A run killed at a random moment and resumed ends with the weights of one that was never stopped, bit for bit."""
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from integration import resume_run
+
+TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*ModelCheckpoint callback states")
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("straight")
+    resume_run.write_data(directory)
+    module, trained = resume_run.run(directory)
+    return resume_run.state_of(module, trained), trained.fit_loop.epoch_loop.batch_progress.total.completed
+
+
+def equal(ours, theirs):
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(equal(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(equal, ours, theirs))
+    return ours == theirs
+
+
+def killed(start, directory, kill_at, workers):
+    resume_run.write_data(directory)
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent / 'src'}", "OMP_NUM_THREADS": "1"}
+    script = str(TESTS / "integration" / "resume_run.py")
+    process = start([sys.executable, script, str(directory), str(kill_at), str(workers)], env=environment)
+    assert process.wait(timeout=300) == -signal.SIGKILL
+    return directory / "last.ckpt"
+
+
+def check(start, directory, straight, kill_at, workers, resumed_workers):
+    expected, _ = straight
+    checkpoint = killed(start, directory, kill_at, workers)
+    module, trained = resume_run.run(directory, checkpoint=checkpoint, workers=resumed_workers)
+    found = resume_run.state_of(module, trained)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert equal(found[name], expected[name]), f"{name} differs after a kill at micro-batch {kill_at}"
+
+
+def test_the_same_seed_gives_the_same_weights(straight, tmp_path):
+    resume_run.write_data(tmp_path)
+    module, trained = resume_run.run(tmp_path, workers=2)  # whoever makes the batches
+    assert equal(resume_run.state_of(module, trained), straight[0])
+
+
+def test_killed_and_resumed_equals_never_stopped(start, straight, tmp_path):
+    micro_batches = straight[1]
+    kill_at = random.randrange(2 * resume_run.SAVED_EVERY + 1, micro_batches)
+    check(start, tmp_path, straight, kill_at, workers=1, resumed_workers=0)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_at_many_moments(start, straight, tmp_path):
+    kills = range(2 * resume_run.SAVED_EVERY + 1, straight[1] + 1)
+    for kill_at in random.sample(kills, 8):
+        directory = tmp_path / str(kill_at)
+        directory.mkdir()
+        check(start, directory, straight, kill_at, workers=kill_at % 3, resumed_workers=kill_at % 2)
