@@ -71,22 +71,19 @@ class Graphs:
         cache: Mapping[str, tuple[Array, Array]],
         cross: Mapping[str, Array],
     ) -> Binding:
-        """Bind one decoder call: arrays by role, caches as (read from, written to).
-
-        The arrays must live as long as the binding.
-        """
-        binding = self.decoder.io_binding()
+        """Bind one decoder call: arrays by role, caches as (read from, written to), one array twice when in place."""
+        binding = Binding(self.decoder)
         names = self.manifest.decoder
         for role, array in inputs.items():
             if name := names.inputs.get(role):
-                _bind(binding.bind_input, name, array)
+                binding.input(name, array)
         for name, array in cross.items():
-            _bind(binding.bind_input, name, array)
+            binding.input(name, array)
         for name, (past, present) in cache.items():
-            _bind(binding.bind_input, name, past)
-            _bind(binding.bind_output, self._presents[name], present)
+            value = binding.input(name, past)
+            binding.output(self._presents[name], value if present is past else present)
         for role, array in outputs.items():
-            _bind(binding.bind_output, names.outputs[role], array)
+            binding.output(names.outputs[role], array)
         return binding
 
     def decode(self, binding: Binding) -> None:
@@ -98,11 +95,11 @@ class Graphs:
         assert self.encoder is not None
         assert self.manifest.encoder is not None
         names = self.manifest.encoder
-        binding = self.encoder.io_binding()
-        _bind(binding.bind_input, names.inputs["input_ids"], ids)
-        _bind(binding.bind_input, names.inputs["lengths"], lengths)
+        binding = Binding(self.encoder)
+        binding.input(names.inputs["input_ids"], ids)
+        binding.input(names.inputs["lengths"], lengths)
         for name, array in cross.items():
-            _bind(binding.bind_output, names.outputs[name], array)
+            binding.output(names.outputs[name], array)
         _run(self.encoder, binding)
 
     @property
@@ -113,15 +110,11 @@ class Graphs:
 
 def _run(session: Session, binding: Binding) -> None:
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding.io)
     except Exception as error:
         raise LitseqError(
             f"onnxruntime {onnxruntime.__version__} failed: {' '.join(str(error).split())[:300]}"
         ) from error
-
-
-def _bind(bind: Any, name: str, array: Array) -> None:
-    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def _spec(name: str, tensor: CacheTensor | CrossTensor) -> TensorSpec:

@@ -11,9 +11,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from litseq.errors import BundleError, UsageError
+
+Session = onnxruntime.InferenceSession
+
+_ELEMENT_TYPES = {
+    np.dtype(name): number
+    for name, number in (
+        ("float32", 1), ("uint8", 2), ("int8", 3), ("int32", 6), ("int64", 7), ("bool", 9), ("float16", 10),
+    )
+}  # fmt: skip  # onnx.TensorProto.DataType
 
 
 def default_threads() -> int:
@@ -67,5 +78,32 @@ def _cpu_quota() -> int:
         return 1 << 30
 
 
-Session = onnxruntime.InferenceSession
-Binding = Any  # onnxruntime.IOBinding is not typed
+class Binding:
+    """One bound call of a graph; run it as often as its arrays stay where they are.
+
+    A binding takes some 37 us for the 32 tensors of a small model, a fifth of a step: keep it while memory does not move.
+    Tensors are handed over as `OrtValue`s, which takes a third of the time that `bind_input` takes with an address.
+    """
+
+    __slots__ = ("_arrays", "io")
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.io = session.io_binding()
+        self._arrays: list[NDArray[Any]] = []  # onnxruntime knows their addresses and does not keep them alive
+
+    def input(self, name: str, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        """Read the input `name` from `array`; what comes back can be bound as an output too."""
+        value = self._value(array)
+        self.io.bind_ortvalue_input(name, value)
+        return value
+
+    def output(self, name: str, target: NDArray[Any] | onnxruntime.OrtValue) -> None:
+        """Write the output `name` into an array, or over an input."""
+        value = target if isinstance(target, onnxruntime.OrtValue) else self._value(target)
+        self.io.bind_ortvalue_output(name, value)
+
+    def _value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        if not array.flags.c_contiguous:  # onnxruntime would read it as if it were
+            raise AssertionError(f"bound an array of strides {array.strides} and shape {array.shape}")
+        self._arrays.append(array)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ELEMENT_TYPES[array.dtype])
