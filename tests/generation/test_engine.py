@@ -40,14 +40,14 @@ def test_the_source_is_read_before_the_prompt():
 
 def test_finished_rows_leave_at_once_and_waiting_requests_take_their_place():
     model = ToyModel()
-    prompts = random_prompts(12)
+    prompts = [Prompt([5, *prompt.ids]) for prompt in random_prompts(12)]
     generate(prompts, model=model, max_rows=4)
     lengths = [len(slow_greedy(model, prompt, 20, END)) for prompt in prompts]
     ended = [length < 20 for length in lengths]
     # A row is advanced once for each token but the first, and for the end token; the last one is never fed back.
     wanted = sum(length - (not end) for length, end in zip(lengths, ended, strict=True))
     assert sum(rows for kind, rows in model.calls if kind == "advance") == wanted
-    assert max(rows for _, rows in model.calls) <= 4
+    assert max(rows for kind, rows in model.calls if kind != "read") <= 4
     assert model.rows == 0
 
 
@@ -72,12 +72,72 @@ def test_requests_may_come_while_others_run():
     assert tokens(results) == [slow_greedy(ToyModel(), prompt, 15, END) for prompt in prompts]
 
 
-def test_requests_enter_first_come_first_served():
-    engine = Engine(ToyModel(), (), max_rows=2)
-    for prompt in ([3] * 9, [4], [5, 5]):
-        engine.submit(Request(Prompt(prompt), GenerationOptions(max_new_tokens=2)))
-    finished = [[result.ticket for result in engine.step()] for _ in range(4)]
-    assert [sorted(tickets) for tickets in finished] == [[], [1, 2], [], [3]]
+def finishing_order(*requests: Request, **options) -> list[int]:
+    engine = Engine(ToyModel(), (), **options)
+    for request in requests:
+        engine.submit(request)
+    finished = []
+    while not engine.idle:
+        finished += [result.ticket for result in engine.step()]
+    return finished
+
+
+def test_requests_enter_first_come_first_served_and_by_priority():
+    options = GenerationOptions(max_new_tokens=3)
+    prompts = [Prompt([3] * 9), Prompt([4]), Prompt([5, 5]), Prompt([6])]
+    assert finishing_order(*(Request(p, options) for p in prompts), max_rows=1) == [1, 2, 3, 4]
+    priorities = [5, 0, -1, 0]
+    urgent = [Request(p, options, priority=n) for p, n in zip(prompts, priorities, strict=True)]
+    assert finishing_order(*urgent, max_rows=1) == [3, 2, 4, 1]
+
+
+def test_a_long_prompt_is_read_in_chunks_beside_running_rows():
+    model = ToyModel(max_length=200)
+    engine = Engine(model, (), chunk_tokens=8)
+    short, long = Prompt([3, 4]), Prompt([5, 6, 7, 8, 9, 10, 3, 4] * 5)
+    options = GenerationOptions(max_new_tokens=12)
+    engine.submit(Request(short, options))
+    engine.step()
+    model.calls.clear()
+    engine.submit(Request(long, options, 1))
+    for _ in range(5):
+        engine.step()
+    assert model.calls == [("admit", 1), *[("read", 8), ("advance", 1)] * 4, ("read", 8), ("advance", 2)]
+    assert tokens(run(engine)) == [slow_greedy(model, prompt, 12, -1) for prompt in (short, long)]
+
+
+def test_the_caches_stay_within_their_bound():
+    model, most = ToyModel(), 60
+    engine = Engine(model, (END,), max_rows=8, max_tokens=most)
+    prompts = random_prompts(30, seed=4)
+    for i, prompt in enumerate(prompts):
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=3 + i % 9), i))
+    results = []
+    while not engine.idle:
+        results += engine.step()
+        assert model.rows * max(map(len, model.ids), default=0) <= most
+    results.sort(key=lambda result: result.ticket)
+    wanted = [slow_greedy(model, prompt, 3 + i % 9, END) for i, prompt in enumerate(prompts)]
+    assert tokens(results) == wanted
+    with pytest.raises(
+        UsageError, match=r"61 tokens \(1 rows of 61\), the caches are bounded to 60; lower max_new_tokens"
+    ):
+        engine.submit(Request(Prompt([3]), GenerationOptions(max_new_tokens=61)))
+
+
+def test_several_samples_of_one_prompt_are_rows_that_begin_alike():
+    prompts = random_prompts(5, seed=8)
+    options = GenerationOptions(max_new_tokens=9, temperature=1.3, seed=4, num_return_sequences=3)
+    model = ToyModel()
+    found = generate(prompts, options, model=model, max_rows=7)
+    assert sum(rows for kind, rows in model.calls if kind == "admit") == 5
+    sequences = [[result.tokens, *(other.tokens for other in result.others)] for result in found]
+    assert all(len(group) == 3 for group in sequences)
+    one = GenerationOptions(max_new_tokens=9, temperature=1.3, seed=4)
+    assert [group[0] for group in sequences] == tokens(generate(prompts, one))
+    assert any(len({tuple(ids) for ids in group}) == 3 for group in sequences)
+    alone = generate(prompts, options, max_rows=3)
+    assert [[r.tokens, *(o.tokens for o in r.others)] for r in alone] == sequences
 
 
 @pytest.mark.parametrize(
@@ -232,7 +292,6 @@ def test_requests_can_be_cancelled_waiting_and_running():
     tickets = [
         engine.submit(Request(prompt, GenerationOptions(max_new_tokens=6), i)) for i, prompt in enumerate(prompts)
     ]
-    engine.step()
     engine.step()
     assert engine.cancel(tickets[0]).tokens == slow_greedy(ToyModel(), prompts[0], 2, -1)
     assert engine.cancel(tickets[3]).finish_reason == "cancelled"

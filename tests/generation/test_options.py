@@ -46,9 +46,20 @@ def test_what_makes_it_sample(values, sampling):
         ("do_sample", "yes"),
         ("stop", ("",)),
         ("stop", (3,)),
-        ("num_beams", 4),
+        ("num_beams", 0),
+        ("num_beams", 1.5),
         ("num_return_sequences", 2),
-        ("length_penalty", 0.6),
+        ("num_return_sequences", 0),
+        ("length_penalty", "long"),
+        ("early_stopping", "always"),
+        ("num_beam_groups", 2),
+        ("diversity_penalty", -1),
+        ("bad_words", ["a", ""]),
+        ("bad_words", "abc"),
+        ("bad_words", [[-1]]),
+        ("prefix", 3),
+        ("prefix_allowed_tokens", [3]),
+        ("prompt_lookup", "yes"),
     ],
 )
 def test_a_value_out_of_range_is_named(name, value):
@@ -85,3 +96,17 @@ def test_given_values_replace_those_of_the_base():
 def test_stop_takes_one_string_or_several():
     assert GenerationOptions(stop="a").stop == ("a",)
     assert GenerationOptions(stop=["a", "b"]).stop == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 4, "temperature": 0.5}, "sampling is asked for"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "more than num_beams 2"),
+        ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0}, "num_beams that it divides"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "diversity_penalty above 0"),
+    ],
+)
+def test_options_of_beams_that_contradict_each_other(options, words):
+    with pytest.raises(UsageError, match=words):
+        GenerationOptions(**options)

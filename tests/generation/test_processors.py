@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from litseq.errors import UsageError
 from litseq.generation import processors
 
 
@@ -38,11 +39,27 @@ def test_no_repeat_ngram(logits, size):
     np.testing.assert_array_equal(logits, wanted)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.7])
-def test_temperature(logits, temperature):
-    wanted = reference("TemperatureLogitsWarper", logits, CONTEXTS, temperature)
-    processors.apply_temperature(logits, temperature)
-    np.testing.assert_allclose(logits, wanted, rtol=1e-6)
+@pytest.mark.parametrize("words", [[[4]], [[3, 5], [5, 7, 2]], [[1], [2, 2], [9, 9, 9, 9]]])
+def test_bad_words(logits, words):
+    wanted = reference("NoBadWordsLogitsProcessor", logits, CONTEXTS, words)
+    for row, context in zip(logits, CONTEXTS, strict=True):
+        processors.ban_words(row, context, words)
+    np.testing.assert_array_equal(logits, wanted)
+
+
+def test_a_bad_word_is_banned_behind_its_beginning_only():
+    row = np.zeros(10, np.float32)
+    processors.ban_words(row, np.array([7, 3, 5]), [[3, 5, 8], [5, 9], [3, 4], [1, 7, 3, 5, 2], [6]])
+    assert np.flatnonzero(np.isneginf(row)).tolist() == [6, 8, 9]
+
+
+def test_allowing_only_some_tokens():
+    row = np.arange(5, dtype=np.float32)
+    processors.allow_only(row, [1, 3])
+    assert row.tolist() == [-np.inf, 1, -np.inf, 3, -np.inf]
+    for tokens in ([], [5], [-1], ["a"], 3):
+        with pytest.raises(UsageError, match="prefix_allowed_tokens gave"):
+            processors.allow_only(row, tokens)
 
 
 def test_log_normalizer(logits):

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from litseq.generation import FloatArray, IntArray, Prompt, Scores
+
+
+@dataclass
+class SavedIds:
+    ids: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        return 8 * len(self.ids)
 
 
 class ToyModel:
@@ -20,36 +30,61 @@ class ToyModel:
         self._embed = rng.standard_normal((vocab_size, 8))
         self._recur = rng.standard_normal((8, 8)) / 2
         self._head = rng.standard_normal((8, vocab_size)).astype(np.float64) * 1.5
-        self.states: list[np.ndarray] = []
-        self.lengths: list[int] = []
+        self.ids: list[list[int]] = []
+        self.sources: list[Sequence[int]] = []
+        self.reads_in_chunks = self.can_rewind = True
+        self.moved = 0
         self.calls: list[tuple[str, int]] = []
         self.asked: list[int] = []
 
     @property
     def rows(self) -> int:
-        return len(self.states)
+        return len(self.ids)
 
-    def admit(self, prompts: Sequence[Prompt], top_k: int = 0) -> Scores:
+    def admit(self, prompts: Sequence[Prompt]) -> None:
         self.calls.append(("admit", len(prompts)))
         for prompt in prompts:
-            state = np.zeros(8)
-            for token in [*(prompt.source or ()), *prompt.ids]:
-                state = self._next(state, token)
-            self.states.append(state)
-            self.lengths.append(len(prompt.ids))
-        return self._scores(self.states[-len(prompts) :], top_k)
+            self.sources.append(prompt.source or ())
+            self.ids.append([])
+
+    def read(self, first: int, ids: Sequence[Sequence[int]], top_k: int = 0, *, every: bool = False) -> Scores:
+        self.calls.append(("read", sum(len(row) for row in ids)))
+        scored = []
+        for row, new in enumerate(ids, first):
+            assert new
+            for i, token in enumerate(new):
+                self.ids[row].append(int(token))
+                if every or i == len(new) - 1:
+                    scored.append(self.logits(self.ids[row], self.sources[row]))
+            assert len(self.ids[row]) <= self.max_length, "the loop ran past the model's limit"
+        return self._scores(np.stack(scored), top_k)
 
     def advance(self, tokens: IntArray, top_k: int = 0) -> Scores:
-        assert len(tokens) == self.rows
-        self.calls.append(("advance", self.rows))
-        self.states = [self._next(state, token) for state, token in zip(self.states, tokens, strict=True)]
-        self.lengths = [length + 1 for length in self.lengths]
-        assert max(self.lengths) <= self.max_length, "the loop ran past the model's limit"
-        return self._scores(self.states, top_k)
+        scores = self.read(0, [[token] for token in tokens], top_k)
+        self.calls[-1] = ("advance", len(tokens))
+        return scores
 
     def keep(self, rows: IntArray) -> None:
-        self.states = [self.states[i] for i in rows]
-        self.lengths = [self.lengths[i] for i in rows]
+        self.moved += sum(i != row for i, row in enumerate(rows))
+        self.ids = [list(self.ids[i]) for i in rows]
+        self.sources = [self.sources[i] for i in rows]
+
+    def rewind(self, lengths: IntArray) -> None:
+        for row, length in enumerate(lengths):
+            assert 0 < length <= len(self.ids[row])
+            del self.ids[row][length:]
+
+    def copy(self, row: int, source: int, length: int) -> None:
+        assert not self.ids[row]
+        self.ids[row] = self.ids[source][:length]
+
+    def save(self, row: int, length: int) -> SavedIds:
+        assert length <= len(self.ids[row])
+        return SavedIds(self.ids[row][:length])
+
+    def load(self, row: int, saved: SavedIds, length: int) -> None:
+        assert not self.ids[row]
+        self.ids[row] = saved.ids[:length]
 
     def logits(self, ids: Sequence[int], source: Sequence[int] = ()) -> FloatArray:
         """[V] what the model says behind `ids`, from nothing."""
@@ -61,9 +96,8 @@ class ToyModel:
     def _next(self, state: np.ndarray, token: int) -> np.ndarray:
         return np.tanh(self._recur @ state + self._embed[token])
 
-    def _scores(self, states: Sequence[np.ndarray], top_k: int) -> Scores:
+    def _scores(self, logits: FloatArray, top_k: int) -> Scores:
         self.asked.append(top_k)
-        logits = np.stack([(state @ self._head).astype(np.float32) for state in states])
         if not top_k or not self.has_top_k:
             return Scores(logits)
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -59,6 +59,7 @@ def test_rows_can_be_dropped_reordered_and_repeated(module):
     ]
     model = TorchStepModel(module)
     model.admit(prompts)
+    model.read(0, [prompt.ids for prompt in prompts])
     before = model.advance(np.array([7, 8, 9])).logits
     model.keep(np.array([2, 0, 0]))
     after = model.advance(np.array([5, 5, 6])).logits
@@ -66,6 +67,7 @@ def test_rows_can_be_dropped_reordered_and_repeated(module):
 
     fresh = TorchStepModel(module)
     fresh.admit(prompts)
+    fresh.read(0, [prompt.ids for prompt in prompts])
     np.testing.assert_allclose(fresh.advance(np.array([7, 8, 9])).logits, before)
     straight = fresh.advance(np.array([5, 0, 5])).logits
     np.testing.assert_allclose(after[:2], straight[[2, 0]], atol=1e-6)
@@ -74,8 +76,11 @@ def test_rows_can_be_dropped_reordered_and_repeated(module):
 
 def test_new_rows_are_scored_alone():
     model = TorchStepModel(tiny_decoder_only().eval())
-    assert model.admit([Prompt([1, 7]), Prompt([1])]).logits.shape == (2, model.vocab_size)
-    assert model.admit([Prompt([1])]).logits.shape == (1, model.vocab_size)
+    model.admit([Prompt([1, 7]), Prompt([1])])
+    assert model.read(0, [[1, 7], [1]]).logits.shape == (2, model.vocab_size)
+    assert model.read(0, [[3, 4], [5]], every=True).logits.shape == (3, model.vocab_size)
+    model.admit([Prompt([1])])
+    assert model.read(2, [[1]]).logits.shape == (1, model.vocab_size)
     assert model.rows == 3
     model.keep(np.array([], dtype=np.int64))
     assert model.rows == 0

@@ -192,7 +192,7 @@ def test_a_prompt_that_cannot_be_streamed_is_refused_at_once(generator):
 def test_options_that_cannot_be_used(generator):
     refused(lambda: generator.generate(["a"], max_token=3), "no generation option is called 'max_token'")
     refused(lambda: generator.generate(["a"], max_new_tokens=0), "max_new_tokens is 0")
-    refused(lambda: generator.generate(["a"], num_beams=4), "num_beams is 4, and anything but 1 is not supported yet")
+    refused(lambda: generator.generate(["a"], num_beams=0), "num_beams is 0, expected an integer of at least 1")
     refused(lambda: generator.generate(["a"], batch_size=0), "batch_size is 0")
     refused(lambda: generator.stream("a", top_p=7), "top_p is 7")
 

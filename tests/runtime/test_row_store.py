@@ -77,7 +77,7 @@ def test_keep_is_a_selection(order):
     store = filled(5, 7)
     before = used(store, 5, 6)
     order = np.array(order, np.int64)
-    store.keep(order, 6)
+    store.keep(order, np.flatnonzero(order != np.arange(len(order))), np.full(5, 6, np.int32))
     for name, array in used(store, len(order), 6).items():
         np.testing.assert_array_equal(array, before[name][order])
 
@@ -85,7 +85,7 @@ def test_keep_is_a_selection(order):
 def test_keep_moves_only_what_changes_and_only_the_used_part():
     store = filled(4, 7)
     before = {name: array.copy() for name, array in store.arrays.items()}
-    store.keep(np.array([0, 3, 2]), 2)
+    store.keep(np.array([0, 3, 2]), np.array([1]), np.array([5, 5, 5, 2], np.int32))
     for row in (0, 2, 3):
         np.testing.assert_array_equal(store.arrays["key"][row], before["key"][row])
     np.testing.assert_array_equal(store.arrays["key"][1, :, :2], before["key"][3, :, :2])

@@ -5,8 +5,6 @@ import pytest
 
 from litseq.bundle import open_bundle
 from litseq.generation import Prompt, StepModel
-from litseq.runtime import rows as rows_module
-from litseq.runtime import step_model as step_module
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.step_model import OrtStepModel
 from runtime.tiny_bundles import tiny_tokenizer, write_tiny_bundle
@@ -45,14 +43,32 @@ class Followed:
             ids = self.rng.integers(3, self.net.vocab_size, length).tolist()
             source = self.rng.integers(3, self.net.vocab_size, int(self.rng.integers(1, 30))).tolist()
             new.append((ids, source if self.net.encoder_decoder else None, length))
+        first = len(self.rows)
         self.rows += new
-        self.check(self.model.admit([Prompt(ids, source) for ids, source, _ in new], top_k), new, top_k)
+        self.model.admit([Prompt(ids, source) for ids, source, _ in new])
+        self.check(self.model.read(first, [ids for ids, _, _ in new], top_k), new, top_k)
 
     def advance(self, steps=1, top_k=0):
         for _ in range(steps):
             tokens = self.rng.integers(3, self.net.vocab_size, len(self.rows))
             self.rows = [([*ids, int(t)], source, p) for (ids, source, p), t in zip(self.rows, tokens, strict=True)]
             self.check(self.model.advance(tokens, top_k), self.rows, top_k)
+
+    def read(self, first, lengths):
+        """Further tokens for some rows, every one of them scored."""
+        ids = [self.rng.integers(3, self.net.vocab_size, n).tolist() for n in lengths]
+        scores = self.model.read(first, ids, every=True)
+        wanted = []
+        for i, new in enumerate(ids, first):
+            before, source, prefix = self.rows[i]
+            self.rows[i] = ([*before, *new], source, prefix)
+            wanted.append(self.net.logits([*before, *new], source, prefix)[len(before) :])
+        np.testing.assert_allclose(scores.logits, np.concatenate(wanted), atol=2e-5)
+
+    def rewind(self, lengths):
+        rows = zip(self.rows, lengths, strict=False)
+        self.rows[: len(lengths)] = [(ids[:length], source, prefix) for (ids, source, prefix), length in rows]
+        self.model.rewind(np.array(lengths))
 
     def keep(self, order):
         self.rows = [self.rows[i] for i in order]
@@ -133,14 +149,58 @@ def test_memory_used_before_does_not_show(loaded):
     rows.advance(5)
 
 
-@pytest.mark.parametrize("length", [8, 9, 15, 16, 17, 40])
-def test_long_prompts_are_read_in_chunks(loaded, length, monkeypatch):
+@pytest.mark.parametrize("length", [8, 9, 40])
+def test_prompts_can_be_read_in_chunks_behind_rows_that_run(loaded, length):
     net, graphs = loaded
-    monkeypatch.setattr(step_module, "CALL_TOKENS", 8)
-    monkeypatch.setattr(rows_module, "CALL_TOKENS", 8)
     rows = Followed(net, graphs)
-    rows.admit([3])
-    rows.admit([length, 2])
+    rows.admit([3, 5])
+    if not rows.model.reads_in_chunks:
+        assert net.prefix_lm
+        return
+    ids = rows.rng.integers(3, net.vocab_size, length).tolist()
+    source = [4, 5, 6, 7, 8] if net.encoder_decoder else None
+    rows.model.admit([Prompt(ids, source)])
+    for start in range(0, length, 8):
+        rows.advance(1)  # the first two rows
+        scores = rows.model.read(2, [ids[start : start + 8]])
+    rows.rows.append((ids, source, length))
+    rows.check(scores, rows.rows[2:], 0)
+    rows.advance(2)
+
+
+def test_several_tokens_can_be_read_and_taken_back(loaded):
+    net, graphs = loaded
+    rows = Followed(net, graphs)
+    rows.admit([4, 9, 6])
+    rows.read(0, [3, 1, 5])
+    rows.advance(1)
+    if not rows.model.can_rewind:
+        assert net.state
+        return
+    rows.rewind([5, 10, 7])
+    rows.read(1, [2, 4])
+    rows.rewind([4])
+    rows.advance(3)
+
+
+def test_rows_begin_with_what_others_hold_or_held(loaded):
+    net, graphs = loaded
+    rows = Followed(net, graphs)
+    if not rows.model.can_rewind or not rows.model.reads_in_chunks or net.encoder_decoder:
+        return
+    rows.admit([20, 7])
+    saved = rows.model.save(0, 15)
+    assert saved.nbytes > 0
+    beginnings = [rows.rows[0][0][:12], rows.rows[1][0][:5]]
+    rows.model.admit([Prompt(ids) for ids in beginnings])
+    rows.model.load(2, saved, 12)
+    rows.model.copy(3, 1, 5)
+    rows.rows += [(ids, None, 1) for ids in beginnings]
+    rows.advance(3)
+    rows.model.reset()
+    rows.rows = [(beginnings[0], None, 1)]
+    rows.model.admit([Prompt([3])])
+    rows.model.load(0, saved, 12)
     rows.advance(2)
 
 
@@ -172,13 +232,15 @@ def test_a_row_is_the_same_to_the_last_bit_beside_others(loaded):
         for n in lengths
     ]
     together = OrtStepModel(graphs)
-    scores = [together.admit(prompts).logits.copy()]
+    together.admit(prompts)
+    scores = [together.read(0, [prompt.ids for prompt in prompts]).logits.copy()]
     tokens = np.arange(3, 3 + len(prompts))
     scores += [together.advance(tokens).logits.copy() for _ in range(4)]
     together.keep(np.arange(3))
     scores.append(together.advance(tokens[:3]).logits.copy())
     for i, prompt in enumerate(prompts):
         alone = OrtStepModel(graphs)
-        np.testing.assert_array_equal(alone.admit([prompt]).logits[0], scores[0][i])
+        alone.admit([prompt])
+        np.testing.assert_array_equal(alone.read(0, [prompt.ids]).logits[0], scores[0][i])
         for step in range(1, 6 if i < 3 else 5):
             np.testing.assert_array_equal(alone.advance(tokens[i : i + 1]).logits[0], scores[step][i])

@@ -9,6 +9,7 @@ from litseq.generation.row import Result as Result
 from litseq.generation.step_model import FloatArray as FloatArray
 from litseq.generation.step_model import IntArray as IntArray
 from litseq.generation.step_model import Prompt as Prompt
+from litseq.generation.step_model import Saved as Saved
 from litseq.generation.step_model import Scores as Scores
 from litseq.generation.step_model import StepModel as StepModel
 
@@ -21,6 +22,7 @@ __all__ = [
     "Prompt",
     "Request",
     "Result",
+    "Saved",
     "Scores",
     "StepModel",
     "run",

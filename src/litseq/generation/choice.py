@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from litseq.generation import processors
+from litseq.generation.beams import best_tokens
 from litseq.generation.row import Row
 from litseq.generation.sampling import sample
 from litseq.generation.step_model import FloatArray, IntArray, Scores
@@ -24,6 +25,11 @@ class Chooser:
         self._alternatives = min(
             vocab_size, max((max(1, o.top_logprobs) for o in options if o.wants_logprobs), default=0)
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row takes the likeliest token and no log-probabilities are wanted."""
+        return self._greedy and not self._logprobs
 
     @property
     def top_k(self) -> int:
@@ -47,12 +53,9 @@ class Chooser:
     def _choose_one(self, row: Row, logits: FloatArray) -> int:
         """The token of one row; `logits` [V] may be changed."""
         options = row.options
-        if options.repetition_penalty != 1.0:
-            processors.penalize_repetition(logits, row.context(), options.repetition_penalty)
-        if options.no_repeat_ngram_size:
-            processors.ban_repeated_ngrams(logits, row.context(), options.no_repeat_ngram_size)
-        if len(row.tokens) < options.min_new_tokens:
-            processors.ban_tokens(logits, self._end_tokens)
+        if options.processes_logits:
+            forced = row.job.request.prompt.forced
+            processors.process(logits, row.context(), len(row.tokens), forced, options, self._end_tokens)
         return sample(logits, options, row.uniform()) if options.sampling else int(logits.argmax())
 
     def _choose_with_logprobs(self, scores: Scores) -> IntArray:
@@ -64,7 +67,7 @@ class Chooser:
             normalizer = processors.log_normalizer(raw)
             tokens = self._choose(scores)
             chosen = raw[np.arange(len(raw)), tokens] - normalizer
-            top_ids = _best(raw, self._alternatives)
+            top_ids = best_tokens(raw, self._alternatives)
             top_log_probs = np.take_along_axis(raw, top_ids, -1) - normalizer[:, None]
         for i in self._logprobs:
             row = self._rows[i]
@@ -73,16 +76,3 @@ class Chooser:
                 pairs = zip(top_ids[i, :k].tolist(), top_log_probs[i, :k].tolist(), strict=True)
                 row.alternatives.append(tuple(pairs))
         return tokens
-
-
-def _best(logits: FloatArray, k: int) -> IntArray:
-    """[n, k] the best tokens of each row, best first."""
-    if k == 1:
-        best: IntArray = logits.argmax(-1)[:, None]
-        return best
-    if k < logits.shape[-1]:
-        candidates = np.argpartition(-logits, k - 1, axis=-1)[:, :k]
-    else:
-        candidates = np.broadcast_to(np.arange(logits.shape[-1]), logits.shape)
-    order = np.argsort(-np.take_along_axis(logits, candidates, -1), axis=-1, kind="stable")
-    return np.take_along_axis(candidates, order, -1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from litseq.errors import UsageError
 
 _MOST_TOKENS = 2**31 - 1
+_MOST_BEAMS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +52,36 @@ class GenerationOptions:
     """Return the model's log-probability of each token: before temperature, penalties and filters."""
     top_logprobs: int = 0
     """Return this many likeliest tokens at each step with their log-probabilities; implies `logprobs`."""
+    bad_words: Sequence[str | Sequence[int]] = ()
+    """Words that do not occur: texts, or lists of token ids. A text is forbidden as it is tokenised at the start of a
+    line and behind a space; other spellings of it remain possible."""
+    prefix_allowed_tokens: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """Called with the output's token ids so far; only the tokens it returns are considered next
+    (https://arxiv.org/abs/2010.00904)."""
+    prefix: str | Sequence[int] = ()
+    """The output begins with this text, or these token ids. They are part of the completion, and neither of
+    `max_new_tokens` nor of any score."""
     num_beams: int = 1
+    """Above 1: beam search, which keeps this many best beginnings at every step."""
     num_return_sequences: int = 1
+    """Completions a prompt: the best ones of a beam search, or as many samples."""
     length_penalty: float = 1.0
+    """A finished beam of n tokens, the end token included, scores (sum of log-probabilities) / n ** length_penalty:
+    above 0 favours long outputs, below 0 short ones."""
+    early_stopping: bool | Literal["never"] = False
+    """When a beam search ends. With F = the worst score among the `num_beams` best finished beams, and once there are as
+    many: True: at once. False: when F >= s / n ** length_penalty, where s is the sum of log-probabilities of the best
+    running beam and n its length. "never": the same with n = `max_new_tokens` if `length_penalty` is above 0, so that
+    the longest possible output has its chance. As in transformers."""
+    num_beam_groups: int = 1
+    """Diverse beam search (https://arxiv.org/abs/1610.02424): the beams are searched in so many groups, one after the
+    other, each avoiding the tokens that those before it chose at the same step."""
+    diversity_penalty: float = 0.0
+    """Subtracted from a token's log-probability for each beam of an earlier group that chose it at this step."""
+    prompt_lookup: bool | None = None
+    """Guess the next tokens of a greedy output by looking up how its last ones went on earlier, in the prompt, the output
+    or the source, and check the guesses in one step (https://arxiv.org/abs/2304.04487). It changes no token. None: where
+    it wins, measured for each request while it runs; True: always; False: never."""
 
     sampling: bool = field(init=False, repr=False, compare=False, default=False)
     """Whether tokens are sampled; follows from the rest."""
@@ -61,12 +91,12 @@ class GenerationOptions:
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, Sequence):
             object.__setattr__(self, "stop", tuple(self.stop))
+        if isinstance(self.bad_words, Sequence) and not isinstance(self.bad_words, str):
+            object.__setattr__(self, "bad_words", tuple(self.bad_words))
         problems = [*_problems(self)]
         if problems:
             raise UsageError(f"generation options are not usable: {'; '.join(problems)}")
-        asked = any(value is not None for value in (self.temperature, self.top_k, self.top_p, self.min_p))
-        wanted = asked if self.do_sample is None else self.do_sample
-        object.__setattr__(self, "sampling", wanted and self.temperature != 0)
+        object.__setattr__(self, "sampling", _samples(self))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], base: GenerationOptions | None = None) -> GenerationOptions:
@@ -86,7 +116,13 @@ class GenerationOptions:
     @property
     def processes_logits(self) -> bool:
         """Whether logits are changed before the choice, so that the best token of the model may not be the one."""
-        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0 or self.min_new_tokens > 0
+        return (
+            self.repetition_penalty != 1.0
+            or self.no_repeat_ngram_size > 0
+            or self.min_new_tokens > 0
+            or bool(self.bad_words)
+            or self.prefix_allowed_tokens is not None
+        )
 
     @property
     def wants_logprobs(self) -> bool:
@@ -130,13 +166,57 @@ def _problems(options: GenerationOptions) -> list[str]:
         found.append(f"do_sample is {options.do_sample!r}, expected True, False or None")
     if not isinstance(options.stop, tuple) or not all(isinstance(text, str) and text for text in options.stop):
         found.append(f"stop is {options.stop!r}, expected strings that are not empty")
-    for name in ("repetition_penalty", "length_penalty"):
+    found += _beam_problems(options, whole, number)
+    for name in ("repetition_penalty", "length_penalty", "diversity_penalty"):
         if getattr(options, name) is None:
             found.append(f"{name} is None, expected a number")
-    for name in ("num_beams", "num_return_sequences", "length_penalty"):
-        if getattr(options, name) != 1:
-            found.append(f"{name} is {getattr(options, name)!r}, and anything but 1 is not supported yet")
+    if not isinstance(options.bad_words, tuple) or not all(_is_word(word) for word in options.bad_words):
+        found.append(f"bad_words is {options.bad_words!r}, expected texts or lists of token ids that are not empty")
+    if not (isinstance(options.prefix, str) or _is_word(options.prefix, may_be_empty=True)):
+        found.append(f"prefix is {options.prefix!r}, expected a text or a list of token ids")
+    allowed: object = options.prefix_allowed_tokens
+    if allowed is not None and not callable(allowed):
+        found.append(f"prefix_allowed_tokens is {allowed!r}, expected a function")
+    if options.prompt_lookup not in (None, True, False):
+        found.append(f"prompt_lookup is {options.prompt_lookup!r}, expected True, False or None")
     limit = options.max_new_tokens
     if not found and limit is not None and options.min_new_tokens > limit:
         found.append(f"min_new_tokens is {options.min_new_tokens}, more than max_new_tokens {limit}")
     return found
+
+
+def _beam_problems(
+    options: GenerationOptions, whole: Callable[..., None], number: Callable[..., None]
+) -> Iterator[str]:
+    whole("num_beams", 1, _MOST_BEAMS)
+    whole("num_return_sequences", 1, _MOST_BEAMS)
+    whole("num_beam_groups", 1, _MOST_BEAMS)
+    number("length_penalty", -math.inf, math.inf, "a number")
+    number("diversity_penalty", 0, math.inf, "a number of at least 0")
+    if options.early_stopping not in (True, False, "never"):
+        yield f'early_stopping is {options.early_stopping!r}, expected True, False or "never"'
+    beams, count, groups = options.num_beams, options.num_return_sequences, options.num_beam_groups
+    if not all(isinstance(value, int) for value in (beams, count, groups)):
+        return  # said already
+    if beams > 1 and _samples(options):
+        yield "num_beams is above 1 and sampling is asked for; leave out one of them"
+    if beams > 1 and count > beams:
+        yield f"num_return_sequences is {count}, more than num_beams {beams}"
+    if beams == 1 and count > 1 and not _samples(options):
+        yield f"num_return_sequences is {count}, which needs num_beams of at least {count}, or sampling"
+    if groups > 1 and (beams % groups or not options.diversity_penalty):
+        yield f"num_beam_groups is {groups}, which needs a num_beams that it divides and a diversity_penalty above 0"
+
+
+def _samples(options: GenerationOptions) -> bool:
+    asked = any(v is not None for v in (options.temperature, options.top_k, options.top_p, options.min_p))
+    return (asked if options.do_sample is None else options.do_sample) and options.temperature != 0
+
+
+def _is_word(word: object, may_be_empty: bool = False) -> bool:
+    if isinstance(word, str):
+        return bool(word)
+    if not isinstance(word, Sequence):
+        return False
+    ids = all(isinstance(i, numbers.Integral) and int(i) >= 0 for i in word)
+    return ids and (may_be_empty or len(word) > 0)

@@ -1,29 +1,38 @@
-"""A request, the row that works on it, and its result."""
+"""A request, the rows that work on it, and its result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from litseq.generation.options import GenerationOptions
 from litseq.generation.step_model import IntArray, Prompt
 
+if TYPE_CHECKING:
+    from litseq.generation.beams import BeamSearch
+
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate."""
+    """One prompt to continue."""
 
     prompt: Prompt
     options: GenerationOptions = GenerationOptions()  # noqa: RUF009  frozen
     index: int = 0
     """With `options.seed` it fixes the random numbers, so that equal prompts of one call differ."""
     on_token: Callable[[int], bool] | None = None
-    """Called with every token as it is chosen, the end token excepted; True ends the request ("stop")."""
+    """Called with every token as soon as it is certain, the end token excepted; True ends the request ("stop"). In a beam
+    search a token is certain when all beams agree on it, and the answer is not looked at."""
+    stops: Callable[[Sequence[int]], bool] | None = None
+    """Where one listener is not enough, for beams and several samples: whether an output, given by its token ids, is
+    complete ("stop")."""
+    priority: int = 0
+    """Requests of a lower number enter first; among equals, first come first served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +42,87 @@ class Result:
     ticket: int
     """The number that `Engine.submit` gave."""
     tokens: list[int]
-    """The generated tokens, without the end token."""
+    """The generated tokens, without the end token and a forced beginning."""
     finish_reason: FinishReason
     score: float | None = None
-    """Sum of the log-probabilities, the end token's included; None unless they were asked for."""
+    """Sum of the log-probabilities, the end token's included; None unless they were asked for. Of a beam search always
+    given, divided by length ** length_penalty."""
     log_probs: list[float] | None = None
     """One a token."""
     alternatives: list[tuple[tuple[int, float], ...]] | None = None
     """The likeliest tokens at each step with their log-probabilities, best first."""
+    others: tuple[Result, ...] = ()
+    """With `num_return_sequences`: the other sequences, the next best first."""
+
+
+class Job:
+    """A request on its way: it waits, its prompt is read, its rows generate, and the last row to finish ends it."""
+
+    __slots__ = ("_left", "_results", "limit", "request", "ticket")
+
+    def __init__(self, ticket: int, request: Request, limit: int) -> None:
+        self.ticket = ticket
+        self.request = request
+        self.limit = limit
+        """Tokens at most."""
+        sampled = request.options.num_beams == 1
+        self._left = request.options.num_return_sequences if sampled else 1
+        self._results: dict[int, Result] = {}
+
+    @property
+    def width(self) -> int:
+        """Rows it needs at the same time."""
+        options = self.request.options
+        return options.num_beams if options.num_beams > 1 else options.num_return_sequences
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who enters first."""
+        return self.request.priority, self.ticket
+
+    def finish(self, place: int, result: Result) -> Result | None:
+        """Note that one of its sequences is done; the result of all when it was the last."""
+        self._results[place] = result
+        self._left -= 1
+        if self._left:
+            return None
+        first, *others = (self._results[i] for i in sorted(self._results))
+        return replace(first, others=tuple(others)) if others else first
 
 
 class Row:
-    """A request while it is running."""
+    """A row of the model that generates."""
 
     __slots__ = (
         "_context",
         "_filled",
         "_random",
         "alternatives",
+        "job",
         "limit",
         "log_probs",
         "on_token",
         "options",
-        "request",
-        "ticket",
+        "place",
+        "search",
+        "siblings",
         "tokens",
     )
 
-    def __init__(self, ticket: int, request: Request, limit: int) -> None:
-        self.ticket = ticket
-        self.request = request
-        self.options = request.options
-        self.on_token = request.on_token
-        self.limit = limit
-        """Tokens at most."""
+    def __init__(self, job: Job, place: int = 0, search: BeamSearch | None = None) -> None:
+        self.job = job
+        self.options = job.request.options
+        self.on_token = job.request.on_token if place == 0 and search is None else None
+        stops = job.request.stops
+        if self.on_token is None and stops is not None:
+            self.on_token = lambda _: stops(self.tokens)
+        self.limit = job.limit
+        self.place = place
+        """Which of the job's rows it is; in a beam search the search's slot."""
+        self.search = search
+        """The beam search that it is a row of; such a row holds nothing itself."""
+        self.siblings: list[Row] = []
+        """Rows that begin where this one does, and are made when the first token is chosen."""
         self.tokens: list[int] = []
         self.log_probs: list[float] = []
         self.alternatives: list[tuple[tuple[int, float], ...]] = []
@@ -76,7 +132,7 @@ class Row:
 
     def context(self) -> IntArray:
         """Prompt and output so far; computed into a buffer that grows with the row."""
-        prompt = self.request.prompt.ids
+        prompt = self.job.request.prompt.ids
         length = len(prompt) + len(self.tokens)
         if self._context is None or len(self._context) < length:
             self._context = np.empty(2 * length + 16, np.int64)
@@ -89,17 +145,18 @@ class Row:
     def uniform(self) -> float:
         """The row's next random number in [0, 1): its own stream, whoever runs beside it."""
         if self._random is None:
-            seed = np.random.SeedSequence(self.options.seed, spawn_key=(self.request.index,))
+            key = (self.job.request.index, self.place) if self.place else (self.job.request.index,)
+            seed = np.random.SeedSequence(self.options.seed, spawn_key=key)
             self._random = np.random.Generator(np.random.PCG64(seed))
         return self._random.random()
 
     def finish(self, reason: FinishReason) -> Result:
-        """The result; call once."""
+        """The result of this row; call once."""
         if not self.options.wants_logprobs:
-            return Result(self.ticket, self.tokens, reason)
+            return Result(self.job.ticket, self.tokens, reason)
         n = len(self.tokens)
         return Result(
-            self.ticket,
+            self.job.ticket,
             self.tokens,
             reason,
             score=float(sum(self.log_probs)),

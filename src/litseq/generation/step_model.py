@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ class Prompt:
 
     ids: Sequence[int]
     source: Sequence[int] | None = None
+    forced: int = 0
+    """How many of `ids`, at their end, are the forced beginning of the output; a prefix-LM's prefix ends before them."""
 
     @property
     def length(self) -> int:
@@ -32,7 +34,7 @@ class Prompt:
 
 @dataclass(slots=True)
 class Scores:
-    """What the model says about the next token of N rows.
+    """What the model says about the next token at N places.
 
     The arrays belong to the caller until its next call of the model, and may be changed in place.
     """
@@ -45,8 +47,19 @@ class Scores:
     """[N, k] their log-probabilities over the whole vocabulary."""
 
 
+class Saved(Protocol):
+    """A copy of the beginning of a row, as `StepModel.save` gives it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+
+
 class StepModel(Protocol):
-    """Rows of sequences with their caches. Row i of every argument and result is row i of the model."""
+    """Rows of sequences with their caches. Row i of every argument and result is row i of the model.
+
+    Rows that generate stand in front; rows whose prompts are still being read stand behind them.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -60,11 +73,38 @@ class StepModel(Protocol):
     def rows(self) -> int:
         """Rows held now."""
 
-    def admit(self, prompts: Sequence[Prompt], top_k: int = 0) -> Scores:
-        """Append one row a prompt, read the prompts, and score the first token of the new rows only."""
+    @property
+    def reads_in_chunks(self) -> bool:
+        """Whether a prompt may be read in several calls; otherwise the first call must hold all of it."""
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether rows can be shortened and their beginnings copied; a recurrent state cannot."""
+
+    def admit(self, prompts: Sequence[Prompt]) -> None:
+        """Append one row a prompt, nothing of `prompt.ids` read yet, and encode the sources."""
+
+    def read(self, first: int, ids: Sequence[Sequence[int]], top_k: int = 0, *, every: bool = False) -> Scores:
+        """Append `ids[i]` to row `first + i`, each at least one token.
+
+        Returns:
+            The scores behind the last token of each row; with `every`, behind each of the tokens, row after row.
+        """
 
     def advance(self, tokens: IntArray, top_k: int = 0) -> Scores:
-        """Append `tokens` [rows], one to each row, and score what follows."""
+        """Append one token to each of the first `len(tokens)` rows, and score what follows."""
 
     def keep(self, rows: IntArray) -> None:
         """Make row i what row `rows[i]` was. Rows may be dropped, reordered and repeated (beams)."""
+
+    def rewind(self, lengths: IntArray) -> None:
+        """Shorten the first rows to `lengths` tokens each, as if the rest had not been read."""
+
+    def copy(self, row: int, source: int, length: int) -> None:
+        """Let the empty `row` begin with the first `length` tokens of the row `source`."""
+
+    def save(self, row: int, length: int) -> Saved:
+        """Copy the first `length` tokens of a row out of the model."""
+
+    def load(self, row: int, saved: Any, length: int) -> None:
+        """Let the empty `row` begin with the first `length` tokens of what `save` gave."""

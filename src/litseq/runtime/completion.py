@@ -14,13 +14,14 @@ class Completion:
     text: str
     """Decoded output, without the prompt, special tokens, and the stop string that ended it."""
     token_ids: list[int]
-    """Generated tokens without the end token; those that spell a stop string are among them."""
+    """The output's tokens without the end token: a `prefix`, then those generated. They may spell a stop string at the end."""
     finish_reason: FinishReason
     """"eos": the model ended it; "stop": a stop string; "length": `max_new_tokens`, or the model's limit."""
     score: float | None = None
-    """Sum of the log-probabilities, the end token's included; with `logprobs=True`."""
+    """Sum of the log-probabilities, the end token's included; with `logprobs=True`. Of a beam search always given, and divided by
+    length ** length_penalty."""
     logprobs: list[float] | None = None
-    """The model's log-probability of each of `token_ids`; with `logprobs=True`."""
+    """The model's log-probability of each generated token; with `logprobs=True`."""
     top_logprobs: list[tuple[tuple[int, float], ...]] | None = None
     """The likeliest tokens of each step and their log-probabilities, best first; with `top_logprobs=k`."""
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, UsageError
-from litseq.generation import Engine, GenerationOptions, Request, Result
+from litseq.generation import Engine, GenerationOptions, Prompt
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
+from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike, PromptReader, check_list
 from litseq.runtime.scoring import score_targets
 from litseq.runtime.sessions import check_threads
 from litseq.runtime.step_model import OrtStepModel
-from litseq.runtime.text_stream import TextStream
 from litseq.runtime.tokenizer import load_tokenizer
 
 _KEPT_MODELS = 4
@@ -69,7 +70,7 @@ class Generator:
     def generate(
         self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
     ) -> list[Completion]:
-        """One completion a prompt, in the order of `prompts`.
+        """One completion a prompt, in the order of `prompts`; `num_return_sequences` of them side by side, best first.
 
         A completion does not depend on what else is in `prompts`, nor on `batch_size`; with a `seed`, sampling depends
         on the seed and on the place in `prompts`.
@@ -83,21 +84,22 @@ class Generator:
             UsageError: for an unknown option, or a prompt that does not fit the model.
         """
         check_list(prompts, "prompts")
-        chosen = GenerationOptions.from_mapping(options, self._defaults)
+        chosen = self._options(options)
         rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
-        read = [self._reader.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        read = [self._reader.read(prompt, f"prompt {i}", chosen.prefix) for i, prompt in enumerate(prompts)]
         # The longest first: similar prompts share a call, and no long one is left alone at the end.
         order = sorted(range(len(read)), key=lambda i: -read[i].length)
-        streams = [TextStream(self.tokenizer.stream(), chosen.stop) for _ in read] if chosen.stop else None
-        done: dict[int, Result] = {}
-        with self._engine(min(rows, max(1, len(read))), admit_at=rows // 4) as engine:
+        done: dict[int, list[Completion]] = {}
+        with self._engine(min(rows, max(1, len(read) * chosen.num_beams)), admit_at=rows // 4) as engine:
             tickets = {}
             for i in order:
-                on_token = streams[i].push if streams else None
-                tickets[engine.submit(Request(read[i], chosen, i, on_token))] = i
+                writer = OutputText(self.tokenizer, chosen)
+                tickets[engine.submit(writer.request(read[i], i))] = i, writer
             while not engine.idle:
-                done |= {tickets[result.ticket]: result for result in engine.step()}
-        return [self._complete(done[i], streams[i] if streams else None) for i in range(len(read))]
+                for result in engine.step():
+                    i, writer = tickets.pop(result.ticket)
+                    done[i] = writer.completions(result)
+        return [completion for i in range(len(read)) for completion in done[i]]
 
     def stream(self, prompt: PromptLike, **options: object) -> Iterator[str]:
         """The completion of one prompt in pieces, each as soon as it is certain.
@@ -112,9 +114,12 @@ class Generator:
         Raises:
             UsageError: at once, for an unknown option or a prompt that does not fit the model.
         """
-        chosen = GenerationOptions.from_mapping(options, self._defaults)
-        text = TextStream(self.tokenizer.stream(), chosen.stop)
-        return self._stream(Request(self._reader.read(prompt), chosen, 0, text.push), text)
+        chosen = self._options(options)
+        if chosen.num_return_sequences > 1:
+            raise UsageError("a stream is one text; leave out num_return_sequences, or use generate")
+        return self._stream(
+            self._reader.read(prompt, prefix=chosen.prefix), OutputText(self.tokenizer, chosen, live=True)
+        )
 
     def score(self, prompts: Sequence[PromptLike], targets: Sequence[PromptLike]) -> list[TargetScore]:
         """How likely the model finds each target as the output for its prompt.
@@ -132,16 +137,19 @@ class Generator:
         log_probs = score_targets(self._graphs, read, wanted)
         return [TargetScore(float(sum(lp)), ids, lp) for ids, lp in zip(wanted, log_probs, strict=True)]
 
-    def _stream(self, request: Request, text: TextStream) -> Iterator[str]:
+    def _stream(self, prompt: Prompt, writer: OutputText) -> Iterator[str]:
         with self._engine(1) as engine:
-            engine.submit(request)
+            engine.submit(writer.request(prompt, 0))
             while not engine.idle:
                 engine.step()
-                if piece := text.pop():
+                if piece := writer.pop():
                     yield piece
-        text.flush()
-        if piece := text.pop():
+        if piece := writer.pop(last=True):
             yield piece
+
+    def _options(self, given: Mapping[str, object]) -> GenerationOptions:
+        chosen = GenerationOptions.from_mapping(given, self._defaults)
+        return replace(chosen, bad_words=self._reader.read_words(chosen.bad_words)) if chosen.bad_words else chosen
 
     @contextmanager
     def _engine(self, max_rows: int, admit_at: int = 1) -> Iterator[Engine]:
@@ -155,15 +163,6 @@ class Generator:
             with self._lock:
                 if len(self._free) < _KEPT_MODELS and model.nbytes <= _KEPT_BYTES:
                     self._free.append(model)
-
-    def _complete(self, result: Result, text: TextStream | None) -> Completion:
-        reason = result.finish_reason
-        if text is None:
-            decoded = self.tokenizer.decode(result.tokens)
-        else:
-            reason = "stop" if text.flush() else reason
-            decoded = text.pop()
-        return Completion(decoded, result.tokens, reason, result.score, result.log_probs, result.alternatives)
 
 
 def _default_options(manifest: Manifest) -> GenerationOptions:

@@ -34,8 +34,8 @@ class PromptReader:
         if self._has_encoder and not self._format.start_ids:
             raise BundleError("manifest.json is not usable: prompt_format has no start_ids for the decoder")
 
-    def read(self, prompt: PromptLike, where: str = "the prompt") -> Prompt:
-        """The prompt as ids.
+    def read(self, prompt: PromptLike, where: str = "the prompt", prefix: PromptLike = ()) -> Prompt:
+        """The prompt as ids, with the forced beginning of the output behind it.
 
         Raises:
             UsageError: when it is of the wrong type, empty, too long, or has ids the model does not know.
@@ -46,7 +46,21 @@ class PromptReader:
             raise UsageError(f"{where} is empty; give at least one token")
         if len(ids) > self._max_length:
             raise UsageError(f"{where} has {len(ids)} tokens, the model takes at most {self._max_length}; shorten it")
-        return Prompt(self._format.start_ids, ids) if self._has_encoder else Prompt(ids)
+        forced = self._ids(prefix, "prefix")
+        start = [*(self._format.start_ids if self._has_encoder else ids), *forced]
+        if len(start) > self._max_length:
+            raise UsageError(
+                f"{where} and prefix have {len(start)} tokens, the model takes at most {self._max_length}; shorten them"
+            )
+        return Prompt(start, ids if self._has_encoder else None, len(forced))
+
+    def read_words(self, words: Sequence[PromptLike]) -> tuple[tuple[int, ...], ...]:
+        """Words that must not occur, as ids: a text is tokenised as it stands and behind a space."""
+        found: dict[tuple[int, ...], None] = {}
+        for word in words:
+            spellings = (word, f" {word}") if isinstance(word, str) else (word,)
+            found |= {tuple(ids): None for spelling in spellings if (ids := self._ids(spelling, "a word of bad_words"))}
+        return tuple(found)
 
     def read_target(self, target: PromptLike, prompt: Prompt, where: str) -> list[int]:
         """A target as ids, with the end token behind a text."""

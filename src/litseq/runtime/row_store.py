@@ -54,6 +54,8 @@ class RowStore:
 
     def lay_out(self, rows: int, length: int) -> None:
         """Give the buffers this shape; what they held is lost."""
+        if (rows, length) == (self.rows, self.length):
+            return
         for spec in self.specs:
             shape = spec.shape(rows, length)
             size = math.prod(shape)
@@ -74,21 +76,43 @@ class RowStore:
             self._memory[spec.name] = new.reshape(-1)
         self.rows, self.length = rows, length
 
-    def keep(self, order: NDArray[np.int64], used_length: int) -> None:
-        """Make row i what row `order[i]` was; only rows that change are copied, and only their first `used_length` places."""
-        changed = np.flatnonzero(order != np.arange(len(order)))
+    def keep(self, order: NDArray[np.int64], changed: NDArray[np.int64], lengths: NDArray[np.int32]) -> None:
+        """Make row i what row `order[i]` was, for the rows `changed`; only used places are copied.
+
+        Args:
+            order: The old row for each new one.
+            changed: The rows to write: those where `order[i]` is not i, or fewer when the caller knows better.
+            lengths: Used places of the old rows.
+        """
         if not len(changed):
             return
         sources = order[changed]
         # When nothing that is overwritten is read, rows can be copied one by one without a copy in between.
-        apart = not np.intersect1d(changed, sources).size
-        for spec in self.specs:
-            array = self.arrays[spec.name][(slice(None), *_used(spec, used_length))]
-            if apart:
-                for to, source in zip(changed.tolist(), sources.tolist(), strict=True):
-                    array[to] = array[source]
-            else:
+        if not np.isin(changed, sources).any():
+            moves = [(to, at, int(lengths[at])) for to, at in zip(changed.tolist(), sources.tolist(), strict=True)]
+            for spec in self.specs:
+                array, axis = self.arrays[spec.name], spec.growing_axis
+                if axis == 2:  # the usual cache [B, K, S, Dh]: the plain index is twice as quick as the general one
+                    for to, at, length in moves:
+                        array[to, :, :length] = array[at, :, :length]
+                else:
+                    for to, at, length in moves:
+                        array[to][_used(spec, length)] = array[at][_used(spec, length)]
+        else:
+            longest = int(lengths[sources].max())
+            for spec in self.specs:
+                array = self.arrays[spec.name][(slice(None), *_used(spec, longest))]
                 array[changed] = array[sources]
+
+    def copy_out(self, row: int, length: int) -> dict[str, NDArray[Any]]:
+        """A copy of the first `length` places of a row, by name."""
+        return {s.name: self.arrays[s.name][row][_used(s, length)].copy() for s in self.specs}
+
+    def copy_in(self, row: int, saved: dict[str, NDArray[Any]], length: int) -> None:
+        """Write the first `length` places of what `copy_out` gave into a row."""
+        for spec in self.specs:
+            part = _used(spec, length)
+            self.arrays[spec.name][row][part] = saved[spec.name][part]
 
     def clear_states(self, first: int, last: int) -> None:
         """Zero the buffers of fixed size for rows `first` to `last`."""

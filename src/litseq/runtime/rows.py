@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from litseq.generation import FloatArray, IntArray, Scores
+from litseq.generation import FloatArray, IntArray, Prompt, Scores
+from litseq.generation.packing import groups
 from litseq.runtime.graphs import Array, Graphs
 from litseq.runtime.row_store import RowStore
 from litseq.runtime.sessions import Binding
 
 CALL_TOKENS = 4096
-"""Tokens of one prompt call at most: more costs memory for activations and wins no speed."""
+"""Tokens of one call at most: more costs memory for activations and wins no speed."""
 
 _FIRST_ROOM = 32  # places for new tokens in a fresh cache; it doubles from there
 _GRANULE = 16
 _SOURCE_GRANULE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRow:
+    """The beginning of a row, copied out of the caches."""
+
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy."""
+        return sum(array.nbytes for array in self.arrays.values())
 
 
 class Rows:
@@ -29,16 +44,19 @@ class Rows:
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
         self.count = 0
-        self.longest = 0
-        """Tokens in the cache of the longest row."""
         self.version = 0
-        """Changes whenever memory moves, so that whoever is bound to it can tell."""
+        """Changes whenever memory moves or is laid out anew, so that whoever is bound to it can tell."""
         self._cache = RowStore(graphs.cache_specs)
         self._cross = RowStore(graphs.cross_specs)
         self._states = RowStore([spec for spec in graphs.cache_specs if spec.growing_axis is None])
         """Where states of fixed size are written: a graph may read the old state after it wrote the new one."""
         self.lengths: NDArray[np.int32] = np.zeros(0, np.int32)
         self._source_lengths: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._sources: IntArray = np.zeros(0, np.int64)
+        """Which source a row attends to: rows of one number hold equal cross tensors (beams)."""
+        self._visible: IntArray = np.zeros(0, np.int64)
+        """Of a prefix-LM: tokens of the prompt that see each other."""
+        self._encoded = 0
 
     @property
     def capacity(self) -> int:
@@ -50,37 +68,48 @@ class Rows:
         """Bytes of the caches."""
         return self._cache.nbytes + self._cross.nbytes + self._states.nbytes
 
-    def append(self, lengths: Sequence[int], sources: Sequence[Sequence[int]] | None) -> slice:
-        """New rows, empty but with room for `lengths` tokens, and with their sources encoded."""
-        first, last = self.count, self.count + len(lengths)
-        self.make_room(last, max(lengths))
+    @property
+    def longest(self) -> int:
+        """Tokens in the cache of the longest row."""
+        return int(self.lengths[: self.count].max(initial=0))
+
+    @property
+    def has_states(self) -> bool:
+        """Whether some cache is a state of fixed size, which cannot be shortened."""
+        return bool(self._states.specs)
+
+    def append(self, prompts: Sequence[Prompt]) -> slice:
+        """New rows, empty but with room for their prompts, and with their sources encoded."""
+        first, last = self.count, self.count + len(prompts)
+        self.make_room(last, max(len(prompt.ids) for prompt in prompts))
         self._cache.clear_states(first, last)
-        if sources is not None:
-            self._encode(first, sources)
+        if self.graphs.encoder is not None:
+            self._encode(first, [prompt.source or () for prompt in prompts])
         self.lengths[first:last] = 0
+        self._visible[first:last] = [len(prompt.ids) - prompt.forced for prompt in prompts]
         self.count = last
-        self.version += 1
         return slice(first, last)
 
     def make_room(self, rows: int, length: int) -> None:
         """Make the caches fit `rows` rows of `length` tokens; lengths double, so that growing is rare."""
         most = max(length, self.graphs.manifest.model.max_seq_len)
         if self.count == 0:
-            self._cache.lay_out(rows, min(most, _round_up(length + _FIRST_ROOM)))
-            self._allocate(rows)
+            room = min(most, _round_up(length + _FIRST_ROOM))
+            if rows <= self._cache.rows <= 2 * rows and room <= self._cache.length <= 2 * room:
+                return  # the layout of the rows before serves again, and what is bound to it stays bound
+            self._cache.lay_out(rows, room)
         elif rows > self._cache.rows or length > self._cache.length:
             new_length = min(most, max(_round_up(length), 2 * self._cache.length)) if length > self._cache.length else 0
             new_rows = max(rows, 2 * self._cache.rows) if rows > self._cache.rows else self._cache.rows
             self._cache.grow(new_rows, max(new_length, self._cache.length), self.count, self.longest)
-            self._allocate(new_rows)
         else:
             return
+        self._allocate(self._cache.rows)
         self.version += 1
 
-    def lengthen(self, tokens: int) -> None:
-        """Note that every row has `tokens` more in its cache."""
-        self.lengths[: self.count] += np.int32(tokens)
-        self.longest += tokens
+    def lengthen(self, rows: int) -> None:
+        """Note that the first `rows` rows have one token more in their caches."""
+        self.lengths[:rows] += np.int32(1)
 
     def keep(self, order: IntArray) -> None:
         """Make row i what row `order[i]` was."""
@@ -89,27 +118,40 @@ class Rows:
             self.make_room(count, self.longest)
         if count > self._cross.rows and self._cross.specs:
             self._cross.grow(self.capacity, self._cross.length, self.count, self._cross.length)
-        self._cache.keep(order, self.longest)
-        self._cross.keep(order, int(self._source_lengths[: self.count].max(initial=0)))
-        self.lengths[:count] = self.lengths[order]
-        self._source_lengths[:count] = self._source_lengths[order]
+            self.version += 1
+        changed = np.flatnonzero(order != np.arange(count))
+        if len(changed):
+            self._cache.keep(order, changed, self.lengths)
+            if self._cross.specs:
+                other = changed[self._sources[changed] != self._sources[order[changed]]]
+                self._cross.keep(order, other, self._source_lengths)
+            for values in (self.lengths, self._source_lengths, self._sources, self._visible):
+                values[:count] = values[order]
         self.count = count
-        self.longest = int(self.lengths[:count].max(initial=0))
-        self.version += 1
+
+    def rewind(self, lengths: IntArray) -> None:
+        """Forget what the first rows hold beyond `lengths`."""
+        self.lengths[: len(lengths)] = lengths
+
+    def copy(self, row: int, source: int, length: int) -> None:
+        """Let an empty row begin as the row `source` does."""
+        self._cache.copy_in(row, {name: array[source] for name, array in self._cache.arrays.items()}, length)
+        self.lengths[row] = length
+
+    def save(self, row: int, length: int) -> SavedRow:
+        """Copy the beginning of a row."""
+        return SavedRow(self._cache.copy_out(row, length))
+
+    def load(self, row: int, saved: SavedRow, length: int) -> None:
+        """Let an empty row begin with what was saved."""
+        self._cache.copy_in(row, saved.arrays, length)
+        self.lengths[row] = length
 
     def reset(self) -> None:
         """Drop every row and keep the memory for the next ones."""
-        self.count = self.longest = 0
-        self.version += 1
+        self.count = 0
 
-    def call(
-        self,
-        rows: slice,
-        ids: Sequence[Sequence[int]],
-        logit_rows: IntArray,
-        scores: Scores,
-        prefix_lengths: Sequence[int] | None = None,
-    ) -> None:
+    def call(self, rows: slice, ids: Sequence[Sequence[int]], logit_rows: IntArray, scores: Scores) -> None:
         """Append `ids` to the caches of `rows` in one call, ragged, padded on the right.
 
         Args:
@@ -117,7 +159,6 @@ class Rows:
             ids: The new tokens of each row, at least one.
             logit_rows: [N] the positions to score, as b * T + t into the padded block [B, T].
             scores: Where the N scores go.
-            prefix_lengths: Of a prefix-LM: tokens that may see each other, for rows that begin with this call.
         """
         new = np.array([len(row) for row in ids], np.int32)
         block = padded(ids, int(new.max()))
@@ -129,11 +170,11 @@ class Rows:
             "new_lengths": new,
             "total_length": np.array(after.max(), np.int32),
             "logit_rows": logit_rows,
-            "prefix_lengths": np.array(prefix_lengths or [0] * len(ids), np.int32),
+            # The visible prefix belongs to the call that begins a row.
+            "prefix_lengths": np.where(past == 0, np.minimum(self._visible[rows], new), 0).astype(np.int32),
         }
         self.run(self.bind(inputs, rows, scores), rows)
         self.lengths[rows] = after
-        self.longest = max(self.longest, int(after.max()))
 
     def bind(self, inputs: dict[str, Array], rows: slice, scores: Scores) -> Binding:
         """Bind a call over `rows`; `inputs` gains what depends on the rows, and must outlive the binding."""
@@ -161,14 +202,19 @@ class Rows:
         # A width that is no multiple of 4 takes another path through onnxruntime's kernel, and the last bits of a row
         # would depend on its neighbours' lengths.
         needed = _round_up(max(live, int(lengths.max())), _SOURCE_GRANULE)
-        if first == 0:
+        fits = self._cross.rows >= self.capacity and needed <= self._cross.length <= needed + _GRANULE
+        if first == 0 and not fits:
             self._cross.lay_out(self.capacity, needed)
+            self.version += 1
         elif self._cross.rows < self.capacity or not needed <= self._cross.length <= 2 * needed:
             # Attention over padding costs time as well: after long sources have left, the buffers shrink again.
             self._cross.grow(self.capacity, needed, first, live)
+            self.version += 1
         for start, stop in groups(lengths.tolist(), CALL_TOKENS):
             self._encode_group(slice(first + start, first + stop), sources[start:stop], lengths[start:stop])
         self._source_lengths[first : first + len(sources)] = lengths
+        self._sources[first : first + len(sources)] = np.arange(self._encoded, self._encoded + len(sources))
+        self._encoded += len(sources)
 
     def _encode_group(self, rows: slice, sources: Sequence[Sequence[int]], lengths: NDArray[np.int32]) -> None:
         length = int(lengths.max())
@@ -186,10 +232,12 @@ class Rows:
 
     def _allocate(self, rows: int) -> None:
         self._states.lay_out(rows, 0)
-        if rows > len(self.lengths):
-            self.lengths = np.concatenate([self.lengths, np.zeros(rows - len(self.lengths), np.int32)])
-            more = np.zeros(rows - len(self._source_lengths), np.int32)
-            self._source_lengths = np.concatenate([self._source_lengths, more])
+        more = rows - len(self.lengths)
+        if more > 0:
+            self.lengths = np.concatenate([self.lengths, np.zeros(more, np.int32)])
+            self._source_lengths = np.concatenate([self._source_lengths, np.zeros(more, np.int32)])
+            self._sources = np.concatenate([self._sources, np.full(more, -1)])
+            self._visible = np.concatenate([self._visible, np.zeros(more, np.int64)])
 
 
 def new_scores(logits: FloatArray, top_k: int) -> Scores:
@@ -205,21 +253,6 @@ def padded(ids: Sequence[Sequence[int]], length: int) -> IntArray:
     for row, values in zip(block, ids, strict=True):
         row[: len(values)] = values
     return block
-
-
-def groups(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
-    """Cut consecutive rows into calls: rows of nearly equal length, at most `most_tokens` places (or one row)."""
-    start, total = 0, 0
-    for i, length in enumerate(lengths):
-        longest = max(length, max(lengths[start:i], default=0))
-        places = longest * (i - start + 1)
-        # A little padding is cheaper than another call: a call of a small model costs as much as some ten tokens.
-        if i > start and (places > most_tokens or places - total - length > max(_GRANULE, (total + length) // 10)):
-            yield start, i
-            start, total = i, 0
-        total += length
-    if lengths:
-        yield start, len(lengths)
 
 
 def _round_up(length: int, granule: int = _GRANULE) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from litseq.generation import FloatArray, Prompt, Scores
+from litseq.generation.packing import groups
 from litseq.runtime.graphs import Graphs
-from litseq.runtime.rows import CALL_TOKENS, Rows, groups
+from litseq.runtime.rows import CALL_TOKENS, Rows
 
 _LOGITS_BYTES = 64 * 2**20  # of one call
 
@@ -24,9 +25,10 @@ def score_targets(graphs: Graphs, prompts: Sequence[Prompt], targets: Sequence[S
     for start, stop in groups([len(reads[i]) for i in order], min(most, CALL_TOKENS)):
         chosen = order[start:stop]
         rows.reset()
-        sources = [prompts[i].source or () for i in chosen] if graphs.encoder is not None else None
-        where = rows.append([len(reads[i]) for i in chosen], sources)
         lengths = [len(prompts[i].ids) for i in chosen]
+        where = rows.append(
+            [Prompt(reads[i], prompts[i].source, len(reads[i]) - n) for i, n in zip(chosen, lengths, strict=True)]
+        )
         values = _score_group(rows, where, [reads[i] for i in chosen], lengths, [targets[i] for i in chosen], most)
         for i, log_probs in zip(chosen, values, strict=True):
             result[i] = log_probs
@@ -51,7 +53,7 @@ def _score_group(
     ]
     logit_rows = np.array([place for row in places for place in row], np.int64)
     scores = _empty(len(logit_rows), rows)
-    rows.call(where, reads, logit_rows, scores, prompt_lengths)
+    rows.call(where, reads, logit_rows, scores)
     flat = _log_probs(scores.logits, [token for target in targets for token in target])
     ends = np.cumsum([len(target) for target in targets])
     return [part.tolist() for part in np.split(flat, ends[:-1])]
@@ -69,7 +71,7 @@ def _score_long(
         logit_rows = np.arange(min(first, end) - start, len(piece), dtype=np.int64)
         logit_rows = logit_rows if len(logit_rows) else np.zeros(1, np.int64)
         scores = _empty(len(logit_rows), rows)
-        rows.call(where, [piece], logit_rows, scores, [prompt_length if start == 0 else 0])
+        rows.call(where, [piece], logit_rows, scores)
         if first < start + len(piece):
             offset = first - (prompt_length - 1)
             values += _log_probs(scores.logits, target[offset : offset + len(logit_rows)]).tolist()

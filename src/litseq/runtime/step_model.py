@@ -8,23 +8,25 @@ import numpy as np
 
 from litseq.generation import FloatArray, IntArray, Prompt, Scores
 from litseq.runtime.graphs import Array, Graphs
-from litseq.runtime.rows import CALL_TOKENS, Rows, groups, new_scores
+from litseq.runtime.rows import Rows, SavedRow, new_scores
 from litseq.runtime.sessions import Binding
 
 
 class OrtStepModel:
     """A `StepModel` over onnxruntime.
 
-    Caches are written in place. Prompts of similar length are read together, directly into their rows of the caches. A
-    step is one call over all rows; it is bound once and run until the set of rows changes or a cache grows.
+    Caches are written in place. A step is one call over the rows that generate; it is bound once for each number of
+    rows, and the bindings serve until the caches' memory moves.
     """
 
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
         self._rows = Rows(graphs)
         self._logits: FloatArray = np.zeros((0, self.vocab_size), np.float32)
-        self._bindings: dict[int, _Step] = {}
+        self._steps: dict[tuple[int, int], _Step] = {}
         self._bound_version = -1
+        self.reads_in_chunks = graphs.manifest.prompt_pass == "chunks"
+        """A prefix-LM sees its prompt whole; every other model may read it in pieces."""
 
     @property
     def vocab_size(self) -> int:
@@ -42,71 +44,90 @@ class OrtStepModel:
         return self._rows.count
 
     @property
+    def can_rewind(self) -> bool:
+        """Whether every cache grows with the sequence."""
+        return not self._rows.has_states
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the caches, and of the logits."""
         return self._rows.nbytes + self._logits.nbytes
 
-    def admit(self, prompts: Sequence[Prompt], top_k: int = 0) -> Scores:
-        """Append rows and read their prompts; see `StepModel`."""
-        lengths = [len(prompt.ids) for prompt in prompts]
-        sources = [prompt.source or () for prompt in prompts] if self._graphs.encoder is not None else None
-        rows = self._rows.append(lengths, sources)
-        if rows.start == 0 and max(lengths) == 1 and self._graphs.manifest.prompt_pass == "chunks":
-            # The start of an encoder-decoder has the shape of a step, whose binding then serves from the first token on.
-            return self.advance(np.array([prompt.ids[0] for prompt in prompts], np.int64), top_k)
-        scores = self._scores(rows.start, rows.stop, top_k)
-        for start, stop in groups(lengths, CALL_TOKENS):
-            part = slice(start, stop)
-            self._read([prompt.ids for prompt in prompts[part]], rows.start + start, _part(scores, part))
+    def admit(self, prompts: Sequence[Prompt]) -> None:
+        """Append empty rows and encode their sources; see `StepModel`."""
+        self._rows.append(prompts)
+
+    def read(self, first: int, ids: Sequence[Sequence[int]], top_k: int = 0, *, every: bool = False) -> Scores:
+        """Append tokens to some rows; see `StepModel`."""
+        rows = slice(first, first + len(ids))
+        lengths = np.array([len(row) for row in ids])
+        longest = int(lengths.max())
+        self._rows.make_room(self._rows.count, int((self._rows.lengths[rows] + lengths).max()))
+        begins = np.arange(len(ids)) * longest
+        if every:
+            places = np.concatenate([begin + np.arange(n) for begin, n in zip(begins, lengths, strict=True)])
+        else:
+            places = begins + lengths - 1
+        scores = self._scores(len(places), top_k)
+        self._rows.call(rows, ids, places, scores)
         return scores
 
     def advance(self, tokens: IntArray, top_k: int = 0) -> Scores:
-        """Append one token to every row; see `StepModel`."""
-        rows = self._rows
-        rows.make_room(rows.count, rows.longest + 1)
-        if rows.version != self._bound_version:
-            self._bindings.clear()
-            self._bound_version = rows.version
-        step = self._bindings.get(top_k)
+        """Append one token to each of the first rows; see `StepModel`."""
+        rows, count = self._rows, len(tokens)
+        longest = int(rows.lengths[:count].max())
+        rows.make_room(rows.count, longest + 1)
+        self._forget_moved()
+        step = self._steps.get((count, top_k))
         if step is None:
-            step = self._bindings[top_k] = _Step(rows, self._scores(0, rows.count, top_k))
-        step.run(tokens)
+            step = self._steps[count, top_k] = _Step(rows, count, self._scores(count, top_k))
+        step.run(tokens, longest + 1)
         return step.scores
 
     def keep(self, rows: IntArray) -> None:
         """Drop, reorder or repeat rows; see `StepModel`."""
         self._rows.keep(rows)
 
+    def rewind(self, lengths: IntArray) -> None:
+        """Shorten the first rows; see `StepModel`."""
+        self._rows.rewind(lengths)
+
+    def copy(self, row: int, source: int, length: int) -> None:
+        """Begin a row as another does; see `StepModel`."""
+        self._rows.copy(row, source, length)
+
+    def save(self, row: int, length: int) -> SavedRow:
+        """Copy the beginning of a row; see `StepModel`."""
+        return self._rows.save(row, length)
+
+    def load(self, row: int, saved: SavedRow, length: int) -> None:
+        """Begin a row with what was saved; see `StepModel`."""
+        self._rows.make_room(self._rows.count, length)
+        self._rows.load(row, saved, length)
+
     def reset(self) -> None:
         """Drop every row and keep the memory for the next ones."""
         self._rows.reset()
 
-    def _read(self, ids: Sequence[Sequence[int]], first: int, scores: Scores) -> None:
-        """The prompt pass of rows from `first` on."""
-        rows = slice(first, first + len(ids))
-        longest = max(len(row) for row in ids)
-        if self._graphs.manifest.prompt_pass == "chunks" and longest > CALL_TOKENS:
-            # Only a row on its own is longer than a call may be.
-            for start in range(0, longest - CALL_TOKENS, CALL_TOKENS):
-                self._rows.call(rows, [ids[0][start : start + CALL_TOKENS]], np.zeros(1, np.int64), scores)
-            ids = [ids[0][start + CALL_TOKENS :]]
-            longest = len(ids[0])
-        last = np.array([i * longest + len(row) - 1 for i, row in enumerate(ids)], np.int64)
-        self._rows.call(rows, ids, last, scores, [len(row) for row in ids])
+    def _forget_moved(self) -> None:
+        if self._rows.version != self._bound_version:
+            self._steps.clear()
+            self._bound_version = self._rows.version
 
-    def _scores(self, first: int, last: int, top_k: int) -> Scores:
-        if len(self._logits) < last:
-            self._logits = np.zeros((max(last, self._rows.capacity), self.vocab_size), np.float32)
-        return new_scores(self._logits[first:last], top_k if self._graphs.has_top_k else 0)
+    def _scores(self, count: int, top_k: int) -> Scores:
+        if len(self._logits) < count:
+            self._steps.clear()  # they are bound to the memory that is let go here
+            self._logits = np.zeros((max(count, self._rows.capacity), self.vocab_size), np.float32)
+        return new_scores(self._logits[:count], top_k if self._graphs.has_top_k else 0)
 
 
 class _Step:
-    """One bound decode step over all rows: T = 1, every input in place."""
+    """One bound decode step over the first `count` rows: T = 1, every input in place."""
 
-    def __init__(self, rows: Rows, scores: Scores) -> None:
-        count = rows.count
+    def __init__(self, rows: Rows, count: int, scores: Scores) -> None:
         self.scores = scores
         self._rows = rows
+        self._count = count
         self._ids = np.zeros((count, 1), np.int64)
         self._total = np.zeros((), np.int32)
         self._inputs: dict[str, Array] = {
@@ -118,18 +139,12 @@ class _Step:
             "logit_rows": np.arange(count, dtype=np.int64),
             "prefix_lengths": np.zeros(count, np.int32),
         }
-        self._every = slice(0, count)
-        self._binding: Binding = rows.bind(self._inputs, self._every, scores)
+        self._part = slice(0, count)
+        self._binding: Binding = rows.bind(self._inputs, self._part, scores)
 
-    def run(self, tokens: IntArray) -> None:
-        """Append `tokens`, one a row."""
+    def run(self, tokens: IntArray, total: int) -> None:
+        """Append `tokens`, one a row; the longest row then has `total`."""
         self._ids[:, 0] = tokens
-        self._total[()] = self._rows.longest + 1
-        self._rows.run(self._binding, self._every)
-        self._rows.lengthen(1)
-
-
-def _part(scores: Scores, part: slice) -> Scores:
-    if scores.top_ids is None or scores.top_log_probs is None:
-        return Scores(scores.logits[part])
-    return Scores(scores.logits[part], scores.top_ids[part], scores.top_log_probs[part])
+        self._total[()] = total
+        self._rows.run(self._binding, self._part)
+        self._rows.lengthen(self._count)

@@ -1,0 +1,160 @@
+"""What the rows of one call do with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from litseq.generation.beams import BeamSearch
+from litseq.generation.choice import Chooser
+from litseq.generation.row import FinishReason, Result, Row
+from litseq.generation.step_model import IntArray, Scores
+
+
+@dataclass(slots=True)
+class Turn:
+    """What became of the rows of one call; places are theirs within it."""
+
+    tokens: IntArray
+    """[n] the newest token of each row."""
+    parents: IntArray | None = None
+    """[n] the row that each continues; None: each itself."""
+    gone: list[int] = field(default_factory=list)
+    """Rows that are done."""
+    born: list[tuple[int, Row, int]] = field(default_factory=list)
+    """New rows: the row that each continues, and its newest token."""
+    results: list[Result] = field(default_factory=list)
+
+
+class Plan:
+    """How a set of rows chooses its tokens; made anew whenever the set changes."""
+
+    def __init__(self, rows: Sequence[Row], end_tokens: Sequence[int], vocab_size: int) -> None:
+        self._rows = list(rows)
+        self._end_tokens = frozenset(end_tokens)
+        self._vocab_size = vocab_size
+        plain = [i for i, row in enumerate(rows) if row.search is None]
+        self._plain = np.array(plain, np.int64)
+        self._chooser = Chooser([rows[i] for i in plain], sorted(end_tokens), vocab_size)
+        self._parting = [i for i in plain if rows[i].siblings]
+        self._searches: list[tuple[BeamSearch, IntArray]] = []
+        places: dict[int, list[tuple[int, int]]] = {}
+        for i, row in enumerate(rows):
+            if row.search is not None:
+                places.setdefault(row.job.ticket, []).append((row.place, i))
+        for found in places.values():
+            search = rows[found[0][1]].search
+            assert search is not None
+            self._searches.append((search, np.array([i for _, i in sorted(found)], np.int64)))
+        self.top_k = max(
+            [self._chooser.top_k, *(search.candidates for search, _ in self._searches if not search.needs_logits)]
+        )
+        """How many best tokens the model is asked for."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every row takes the likeliest token, and nothing else is asked for."""
+        return not self._searches and not self._parting and self._chooser.is_plain
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows, in the order of the scores."""
+        return self._rows
+
+    def take(self, scores: Scores) -> Turn:
+        """Choose the next token of every row and note it."""
+        if not self._searches and not self._parting:
+            turn = Turn(self._chooser.choose(scores))
+            self._record(turn, range(len(self._rows)))
+            return turn
+        turn = Turn(np.zeros(len(self._rows), np.int64))
+        if len(self._plain):
+            siblings = [(i, self._sibling_tokens(self._rows[i], scores, i)) for i in self._parting]
+            turn.tokens[self._plain] = self._chooser.choose(_pick(scores, self._plain))
+            self._record(turn, self._plain.tolist())
+            for i, tokens in siblings:
+                self._part(turn, i, tokens)
+            self._parting = []
+        for search, places in self._searches:
+            self._extend(turn, search, places, scores)
+        return turn
+
+    def accept(self, row: Row, token: int) -> FinishReason | None:
+        """Note a token of a plain row; why the row ends with it, if it does."""
+        if token in self._end_tokens:
+            return "eos"
+        row.tokens.append(token)
+        if row.on_token is not None and row.on_token(token):
+            return "stop"
+        return "length" if len(row.tokens) >= row.limit else None
+
+    def _record(self, turn: Turn, places: Sequence[int]) -> None:
+        """Note the tokens of plain rows. This is the inner loop of greedy decoding: one pass, no calls."""
+        end_tokens = self._end_tokens
+        tokens = turn.tokens.tolist()
+        for i in places:
+            row, token = self._rows[i], tokens[i]
+            reason: FinishReason
+            if token in end_tokens:
+                reason = "eos"
+            else:
+                row.tokens.append(token)
+                if row.on_token is not None and row.on_token(token):
+                    reason = "stop"
+                elif len(row.tokens) >= row.limit:
+                    reason = "length"
+                else:
+                    continue
+            self.end(turn, i, reason)
+
+    def end(self, turn: Turn, place: int, reason: FinishReason) -> None:
+        """Let a plain row leave."""
+        row = self._rows[place]
+        turn.gone.append(place)
+        if (result := row.job.finish(row.place, row.finish(reason))) is not None:
+            turn.results.append(result)
+
+    def _sibling_tokens(self, row: Row, scores: Scores, place: int) -> IntArray:
+        """The first tokens of rows that begin where `row` does, each drawn for itself from the same scores."""
+        chooser = Chooser(row.siblings, sorted(self._end_tokens), self._vocab_size)
+        return chooser.choose(_pick(scores, np.full(len(row.siblings), place)))
+
+    def _part(self, turn: Turn, place: int, tokens: IntArray) -> None:
+        row = self._rows[place]
+        siblings, row.siblings = row.siblings, []
+        for sibling, token in zip(siblings, tokens.tolist(), strict=True):
+            reason = self.accept(sibling, token)
+            if reason is None:
+                turn.born.append((place, sibling, token))
+            elif (result := row.job.finish(sibling.place, sibling.finish(reason))) is not None:
+                turn.results.append(result)
+
+    def _extend(self, turn: Turn, search: BeamSearch, places: IntArray, scores: Scores) -> None:
+        started = search.started
+        if search.extend(_pick(scores, places)):
+            turn.gone += places.tolist()
+            turn.results.append(search.result())
+            return
+        if started:
+            turn.tokens[places] = search.tokens
+            if search.parents != [*range(search.width)]:
+                if turn.parents is None:
+                    turn.parents = np.arange(len(self._rows))
+                turn.parents[places] = places[search.parents]
+            return
+        place = int(places[0])
+        row = self._rows[place]
+        turn.tokens[place] = search.tokens[0]
+        turn.born += [(place, sibling, int(search.tokens[sibling.place])) for sibling in row.siblings]
+        row.siblings = []
+
+
+def _pick(scores: Scores, places: IntArray) -> Scores:
+    """The scores of some rows."""
+    if len(places) == len(scores.logits) and (places == np.arange(len(places))).all():
+        return scores
+    if scores.top_ids is None or scores.top_log_probs is None:
+        return Scores(scores.logits[places])
+    return Scores(scores.logits[places], scores.top_ids[places], scores.top_log_probs[places])
