@@ -41,6 +41,10 @@ class ToyModel:
     def rows(self) -> int:
         return len(self.ids)
 
+    @property
+    def lengths(self) -> IntArray:
+        return np.array([len(ids) for ids in self.ids], np.int64)
+
     def admit(self, prompts: Sequence[Prompt]) -> None:
         self.calls.append(("admit", len(prompts)))
         for prompt in prompts:

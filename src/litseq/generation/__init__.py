@@ -3,6 +3,7 @@
 from litseq.generation.engine import Engine as Engine
 from litseq.generation.engine import run as run
 from litseq.generation.options import GenerationOptions as GenerationOptions
+from litseq.generation.reuse import PrefixStore as PrefixStore
 from litseq.generation.row import FinishReason as FinishReason
 from litseq.generation.row import Request as Request
 from litseq.generation.row import Result as Result
@@ -19,6 +20,7 @@ __all__ = [
     "FloatArray",
     "GenerationOptions",
     "IntArray",
+    "PrefixStore",
     "Prompt",
     "Request",
     "Result",

@@ -9,8 +9,9 @@ import numpy as np
 
 from litseq.errors import UsageError
 from litseq.generation.beams import BeamSearch
-from litseq.generation.packing import groups
 from litseq.generation.plan import Plan, Turn
+from litseq.generation.reading import Entering, Reader
+from litseq.generation.reuse import PrefixStore
 from litseq.generation.row import Job, Request, Result, Row
 from litseq.generation.step_model import IntArray, Scores, StepModel
 
@@ -38,6 +39,7 @@ class Engine:
         max_tokens: int | None = None,
         admit_at: int = 1,
         chunk_tokens: int = CHUNK_TOKENS,
+        reuse: PrefixStore | None = None,
     ) -> None:
         """Take over `model`, which must hold no rows.
 
@@ -50,6 +52,7 @@ class Engine:
             admit_at: Let requests enter only when so many rows are free (or all that wait fit, or none runs): 1 for low
                 latency, more for throughput.
             chunk_tokens: Tokens of prompts read in one step while rows generate.
+            reuse: Where beginnings of rows are kept for later requests. Rows that run share theirs without it.
         """
         if model.rows:
             raise ValueError(f"the model holds {model.rows} rows already, expected a model without rows")
@@ -59,9 +62,10 @@ class Engine:
         self._max_tokens = max_tokens
         self._admit_at = max(1, min(admit_at, max_rows))
         self._chunk_tokens = max(1, chunk_tokens)
+        self._reader = Reader(model, reuse)
         self._waiting: list[tuple[tuple[int, int], Job]] = []  # a heap
         self._rows: list[Row] = []  # rows that generate; behind them, in the model, stand those that are read
-        self._entering: list[_Entering] = []
+        self._entering: list[Entering] = []
         self._pending: IntArray = np.empty(0, np.int64)  # the newest token of each row, not yet given to the model
         self._plan: Plan | None = None
         self._tickets = 0
@@ -182,7 +186,7 @@ class Engine:
         # side by side are read together without padding.
         jobs.sort(key=lambda job: job.request.prompt.length)
         self._model.admit([job.request.prompt for job in jobs])
-        new = [_Entering(self._first_row(job), list(job.request.prompt.ids)) for job in jobs]
+        new = [Entering(self._first_row(job)) for job in jobs]
         if self._model.reads_in_chunks and not self._entering and all(len(entering.left) == 1 for entering in new):
             # The start of an encoder-decoder has the shape of a step: the new rows join the next one.
             self._join(new)
@@ -199,7 +203,7 @@ class Engine:
             row.siblings = [Row(job, place) for place in range(1, job.width)]
         return row
 
-    def _join(self, entering: Sequence[_Entering]) -> None:
+    def _join(self, entering: Sequence[Entering]) -> None:
         """Rows that were being read, at the front of those, take part in the next step."""
         self._rows += [e.row for e in entering]
         self._pending = np.concatenate([self._pending, np.array([e.left[0] for e in entering], np.int64)])
@@ -208,13 +212,13 @@ class Engine:
     def _read(self) -> list[Result]:
         """Read prompts for one call: several short ones, or a piece of a long one."""
         most = self._chunk_tokens if self._rows else CALL_TOKENS
-        first = self._entering[0]
         start = len(self._rows)
+        count = self._reader.begin(self._entering, self._rows, most)
+        first = self._entering[0]
         if len(first.left) > most and self._model.reads_in_chunks:
             self._model.read(start, [first.left[:most]])
             del first.left[:most]
             return []
-        count = next(stop for _, stop in groups([len(e.left) for e in self._entering], most))
         new, self._entering = self._entering[:count], self._entering[count:]
         plan = Plan([e.row for e in new], self._end_tokens, self._model.vocab_size)
         scores = self._model.read(start, [e.left for e in new], plan.top_k)
@@ -224,6 +228,8 @@ class Engine:
     def _take(self, first: int, plan: Plan, scores: Scores) -> list[Result]:
         """Let the rows from `first` on, which `plan` is for, take their next tokens; drop those that are done."""
         turn = plan.take(scores)
+        for place in turn.gone:
+            self._reader.save(plan.rows[place], first + place)
         self._rearrange(first, turn)
         return turn.results
 
@@ -268,17 +274,6 @@ class Engine:
         """The requests that have entered, once each."""
         rows = [*self._rows, *(entering.row for entering in self._entering)]
         return list({row.job.ticket: row.job for row in rows}.values())
-
-
-class _Entering:
-    """A row whose prompt is being read."""
-
-    __slots__ = ("left", "row")
-
-    def __init__(self, row: Row, left: list[int]) -> None:
-        self.row = row
-        self.left = left
-        """What of the prompt is not yet read."""
 
 
 def run(engine: Engine) -> list[Result]:

@@ -33,6 +33,8 @@ class Request:
     complete ("stop")."""
     priority: int = 0
     """Requests of a lower number enter first; among equals, first come first served."""
+    keep: bool = False
+    """Keep what was read and said for later requests that begin with it, where the loop has a store for that."""
 
 
 @dataclass(frozen=True, slots=True)

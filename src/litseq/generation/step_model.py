@@ -74,6 +74,10 @@ class StepModel(Protocol):
         """Rows held now."""
 
     @property
+    def lengths(self) -> NDArray[np.integer[Any]]:
+        """[rows] tokens that each row holds."""
+
+    @property
     def reads_in_chunks(self) -> bool:
         """Whether a prompt may be read in several calls; otherwise the first call must hold all of it."""
 

@@ -49,6 +49,11 @@ class TorchStepModel:
         return len(self._ids)
 
     @property
+    def lengths(self) -> IntArray:
+        """[rows] tokens that each row holds."""
+        return np.array([len(ids) for ids in self._ids], np.int64)
+
+    @property
     def reads_in_chunks(self) -> bool:
         """Whether a prompt may be read in pieces."""
         return not getattr(self._module, "prefix_lm", False)

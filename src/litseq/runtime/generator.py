@@ -10,7 +10,7 @@ from pathlib import Path
 
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, UsageError
-from litseq.generation import Engine, GenerationOptions, Prompt
+from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.output import OutputText
@@ -20,6 +20,7 @@ from litseq.runtime.sessions import check_threads
 from litseq.runtime.step_model import OrtStepModel
 from litseq.runtime.tokenizer import load_tokenizer
 
+REUSE_BYTES = 256 * 2**20
 _KEPT_MODELS = 4
 _KEPT_BYTES = 256 * 2**20
 """Caches kept between calls: enough that short calls need no fresh memory, no more than a server can forget about."""
@@ -29,7 +30,13 @@ class Generator:
     """A bundle, loaded and ready to generate. Safe to use from several threads."""
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, batch_size: int = 32, spinning: bool = True
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        batch_size: int = 32,
+        spinning: bool = True,
+        reuse_bytes: int = REUSE_BYTES,
     ) -> None:
         """Load the sessions of an open bundle; `from_bundle` opens one."""
         self.threads = check_threads(threads)
@@ -40,6 +47,7 @@ class Generator:
         self._defaults = _default_options(bundle.manifest)
         self._end_tokens = (self.tokenizer.eos_id,)
         self._graphs = Graphs(bundle, self.threads, spinning=spinning)
+        self._reuse = PrefixStore(_check_bytes(reuse_bytes)) if reuse_bytes else None
         self._free: list[OrtStepModel] = []
         self._lock = threading.Lock()
 
@@ -52,6 +60,7 @@ class Generator:
         batch_size: int = 32,
         verify: bool = True,
         spinning: bool = True,
+        reuse_bytes: int = REUSE_BYTES,
     ) -> Generator:
         """Open a bundle, check it and load it.
 
@@ -61,11 +70,16 @@ class Generator:
             batch_size: Rows that run at the same time; it bounds the memory of the caches.
             verify: Check the hashes of all files first; see `litseq.bundle.open_bundle`.
             spinning: Let idle threads wait busily for the next step. Turn it off where other work needs the cores.
+            reuse_bytes: Memory for what a decoder-only model made of earlier prompts and its answers to them, so that a
+                prompt that begins as one of them (the next turn of a chat) reads only what is new. What `stream`,
+                `chat` and a `generate` of a single prompt read is kept, the least recently used goes first. 0: keep
+                nothing. Prompts of one call share a common beginning in any case.
 
         Raises:
             BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
         """
-        return cls(open_bundle(path, verify=verify), threads=threads, batch_size=batch_size, spinning=spinning)
+        bundle = open_bundle(path, verify=verify)
+        return cls(bundle, threads=threads, batch_size=batch_size, spinning=spinning, reuse_bytes=reuse_bytes)
 
     def generate(
         self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
@@ -93,7 +107,7 @@ class Generator:
         with self._engine(min(rows, max(1, len(read) * chosen.num_beams)), admit_at=rows // 4) as engine:
             tickets = {}
             for i in order:
-                writer = OutputText(self.tokenizer, chosen)
+                writer = OutputText(self.tokenizer, chosen, keep=len(read) == 1)
                 tickets[engine.submit(writer.request(read[i], i))] = i, writer
             while not engine.idle:
                 for result in engine.step():
@@ -157,7 +171,7 @@ class Generator:
         with self._lock:
             model = self._free.pop() if self._free else OrtStepModel(self._graphs)
         try:
-            yield Engine(model, self._end_tokens, max_rows=max_rows, admit_at=admit_at)
+            yield Engine(model, self._end_tokens, max_rows=max_rows, admit_at=admit_at, reuse=self._reuse)
         finally:
             model.reset()
             with self._lock:
@@ -176,3 +190,9 @@ def _check_batch_size(batch_size: int) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= 4096:
         raise UsageError(f"batch_size is {batch_size!r}, expected an integer from 1 to 4096")
     return batch_size
+
+
+def _check_bytes(reuse_bytes: int) -> int:
+    if isinstance(reuse_bytes, bool) or not isinstance(reuse_bytes, int) or reuse_bytes < 0:
+        raise UsageError(f"reuse_bytes is {reuse_bytes!r}, expected a whole number of bytes, or 0 to keep nothing")
+    return reuse_bytes

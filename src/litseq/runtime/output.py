@@ -15,8 +15,11 @@ _TAIL_TOKENS = 8  # decoded beyond the length of a stop string: a token may be a
 class OutputText:
     """The text of one request's outputs: cut at stop strings, with its forced beginning in front."""
 
-    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions, *, live: bool = False) -> None:
-        """For one request; with `live`, `pop` gives text while it comes."""
+    def __init__(
+        self, tokenizer: Tokenizer, options: GenerationOptions, *, live: bool = False, keep: bool = False
+    ) -> None:
+        """For one request; with `live`, `pop` gives text while it comes; `keep` is the request's."""
+        self._keep = keep
         self._tokenizer = tokenizer
         self._options = options
         self._live = self._new_stream() if live or (options.stop and self._is_single) else None
@@ -33,7 +36,8 @@ class OutputText:
             for token in self._forced:
                 self._live.push(token)
         stops = self._ends if self._options.stop and not self._is_single else None
-        return Request(prompt, self._options, index, self._live.push if self._live is not None else None, stops)
+        on_token = self._live.push if self._live is not None else None
+        return Request(prompt, self._options, index, on_token, stops, keep=self._keep)
 
     def pop(self, *, last: bool = False) -> str:
         """The text that became certain since the last call; with `last` what was held back as well."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from litseq.generation import FloatArray, IntArray, Prompt, Scores
 from litseq.runtime.graphs import Array, Graphs
@@ -42,6 +43,11 @@ class OrtStepModel:
     def rows(self) -> int:
         """Rows held now."""
         return self._rows.count
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """[rows] tokens that each row holds."""
+        return self._rows.lengths[: self._rows.count]
 
     @property
     def can_rewind(self) -> bool:
