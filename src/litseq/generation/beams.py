@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
+from numpy.typing import NDArray
 
 from litseq.generation import processors
 from litseq.generation.row import FinishReason, Job, Result
@@ -28,6 +29,7 @@ class _Beam:
     """The beginning of an output, running or finished."""
 
     slot: int
+    """Of the row that holds it; of a finished one meaningless."""
     tokens: list[int]
     total: float
     """Sum of log-probabilities, as processed; -inf where fewer beginnings exist than beams."""
@@ -35,6 +37,10 @@ class _Beam:
     alternatives: list[Alternatives] = field(default_factory=list)
     reason: FinishReason | None = None
     score: float = -math.inf
+    end: int | None = None
+    """The token that ended it, where that is no part of `tokens`."""
+    parent: _Beam | None = None
+    """What it continues, until its log-probabilities are noted."""
 
 
 class BeamSearch:
@@ -46,31 +52,27 @@ class BeamSearch:
         self.width = options.num_beams
         self.started = False
         """Before the first step the search has one row, which holds the prompt."""
-        self.tokens: IntArray = np.zeros(self.width, np.int64)
+        self.tokens: list[int] = [0] * self.width
         """[slots] the newest token of each row, not yet given to the model."""
         self.parents: list[int] = [0] * self.width
         """[slots] the slot whose row a row continues."""
+        self.moved = False
+        """Whether some row continues another than itself."""
         self._options = options
         self._end_tokens = [token for token in end_tokens if token < vocab_size]
         self._is_end = frozenset(end_tokens)
-        self._vocab_size = vocab_size
         size = self.width // options.num_beam_groups
         self._groups = [_Group(size, range(i * size, (i + 1) * size)) for i in range(options.num_beam_groups)]
         self._told = 0
-
-    @property
-    def candidates(self) -> int:
-        """Tokens of each row to look at: enough that `num_beams` of them do not end the output."""
-        size = self._groups[0].size
+        self._wanted = max(2, 1 + len(self._is_end)) * size
         # A later group may lose as many of its best tokens as beams chose before it.
-        spared = self.width - size if len(self._groups) > 1 else 0
-        wanted = max(2, 1 + len(self._is_end)) * size + spared
-        return min(self._vocab_size, max(wanted, self._options.top_logprobs))
-
-    @property
-    def needs_logits(self) -> bool:
+        spared = self.width - size
+        self.candidates = min(vocab_size, max(self._wanted + spared, options.top_logprobs))
+        """Tokens of each row to look at: enough that `num_beams` of them do not end the output."""
+        self.needs_logits = options.processes_logits
         """Whether the likeliest tokens of the model are not the candidates."""
-        return self._options.processes_logits
+        self.is_plain = not (self.needs_logits or options.wants_logprobs or len(self._groups) > 1)
+        """Whether totals and best tokens of the rows are all it looks at, so that searches can be extended together."""
 
     def order(self) -> list[int]:
         """The slots from the best beam to the worst."""
@@ -84,19 +86,35 @@ class BeamSearch:
         """
         ids, log_probs, raw = self._candidates(scores)
         chosen: dict[int, int] = {}
-        self.parents = [*range(self.width)] if self.started else [0] * self.width
+        self._stand_still()
         for group in self._groups:
+            if group.done:
+                continue
             slots = [beam.slot for beam in group.running] if self.started else [0]
             values = log_probs[slots]
             if chosen:
                 penalties = [[chosen.get(token, 0) for token in row] for row in ids[slots].tolist()]
                 values = values - self._options.diversity_penalty * np.array(penalties, np.float32)
-            self._extend_group(group, slots, ids, values, raw)
+            totals = np.array([beam.total for beam in group.running] or [0.0])
+            best, rows, columns = _best_of(values[None], totals[None], self._wanted)
+            at = np.array(slots)[rows[0]], columns[0]
+            self._extend_group(group, best[0].tolist(), rows[0].tolist(), ids[at].tolist())
+            if self._options.wants_logprobs:
+                self._note(group, ids, raw)
+            self._forget_parents(group)
             for beam in group.running:
                 if len(self._groups) > 1 and beam.total > -math.inf:
                     chosen[beam.tokens[-1]] = chosen.get(beam.tokens[-1], 0) + 1
+        return self._end_step()
+
+    def _stand_still(self) -> None:
+        self.parents = [*range(self.width)] if self.started else [0] * self.width
+        self.moved = False
+
+    def _end_step(self) -> bool:
         self.started = True
-        self._tell()
+        if self.job.request.on_token is not None:
+            self._tell()
         return all(group.done for group in self._groups)
 
     def result(self, reason: FinishReason | None = None) -> Result:
@@ -119,60 +137,57 @@ class BeamSearch:
         )  # fmt: skip
         return first_with_others if len(results) > 1 else first
 
-    def _extend_group(
-        self, group: _Group, slots: list[int], ids: IntArray, values: FloatArray, raw: FloatArray
-    ) -> None:
-        """Choose among the continuations of one group's beams; `values` [len(slots), C]."""
-        if group.done:
-            return
+    def _extend_group(self, group: _Group, totals: list[float], rows: list[int], tokens: list[int]) -> None:
+        """Go on with the best continuations of one group, best first: of its beam `rows[i]` with `tokens[i]`."""
         running = group.running or [_Beam(0, [], 0.0)]
-        totals = values.astype(np.float64) + np.array([beam.total for beam in running])[:, None]
-        flat = totals.ravel()
-        wanted = min(max(2, 1 + len(self._is_end)) * group.size, len(flat))
-        best = np.argsort(-flat, kind="stable")[:wanted].tolist()
-        width = values.shape[1]
         length = len(running[0].tokens) + 1
-        following: list[tuple[_Beam, int]] = []  # beams that run on, with the slot of their parent
-        for rank, place in enumerate(best):
-            total = float(flat[place])
-            row, column = divmod(place, width)
-            if len(following) >= group.size and (rank >= group.size or total == -math.inf):
-                break
-            parent, slot = running[row], slots[row]
-            token = int(ids[slot, column])
-            beam = self._grow(parent, token, total, float(raw[slot, column]), slot, ids, raw)
-            reason = self._ending(beam, length) if total > -math.inf else None
+        size, ends, stops = group.size, self._is_end, self.job.request.stops
+        at_limit = length >= self.job.limit
+        following: list[_Beam] = []
+        for rank, (total, row, token) in enumerate(zip(totals, rows, tokens, strict=True)):
+            parent = running[row]
+            if total == -math.inf:
+                if len(following) < size:
+                    following.append(_Beam(parent.slot, [*parent.tokens, token], total, parent=parent))
+                continue
+            reason: FinishReason | None = "eos" if token in ends else None
+            if reason is None and stops is not None and stops([*parent.tokens, token]):
+                reason = "stop"
+            if reason is None and at_limit:
+                reason = "length"
             if reason is None:
-                if len(following) < group.size:
-                    following.append((beam, slot))
-            elif rank < group.size:
-                beam.reason, beam.score = reason, self._score(total, length)
-                if reason == "eos":
-                    beam.tokens.pop()
-                group.finished.append(beam)
-        group.finished = sorted(group.finished, key=lambda beam: -beam.score)[: group.size]
+                if len(following) < size:
+                    following.append(_Beam(parent.slot, [*parent.tokens, token], total, parent=parent))
+                elif rank >= size:
+                    break
+            elif rank < size:
+                said, end = (parent.tokens, token) if reason == "eos" else ([*parent.tokens, token], None)
+                score = self._score(total, length)
+                group.finished.append(_Beam(0, said, total, reason=reason, score=score, end=end, parent=parent))
+        if len(group.finished) > 1:
+            group.finished.sort(key=lambda beam: -beam.score)
+            del group.finished[size:]
         self._place(group, following)
-        group.done = length >= self.job.limit or self._is_over(group, length)
+        group.done = at_limit or self._is_over(group, length)
 
-    def _grow(
-        self, parent: _Beam, token: int, total: float, log_prob: float, slot: int, ids: IntArray, raw: FloatArray
-    ) -> _Beam:
-        beam = _Beam(parent.slot, [*parent.tokens, token], total)
-        if self._options.wants_logprobs:
-            beam.log_probs = [*parent.log_probs, log_prob]
-            if k := self._options.top_logprobs:
+    def _note(self, group: _Group, ids: IntArray, raw: FloatArray) -> None:
+        """Note the log-probabilities of the newest tokens of a group's beams."""
+        k = self._options.top_logprobs
+        for beam in [*group.running, *group.finished]:
+            if (parent := beam.parent) is None:
+                continue
+            token = beam.end if beam.end is not None else beam.tokens[-1]
+            slot = parent.slot
+            (column,) = np.flatnonzero(ids[slot] == token)[:1]
+            beam.log_probs = [*parent.log_probs, float(raw[slot, column])]
+            if k:
                 order = np.argsort(-raw[slot], kind="stable")[:k]
                 pairs = tuple(zip(ids[slot, order].tolist(), raw[slot, order].tolist(), strict=True))
                 beam.alternatives = [*parent.alternatives, pairs]
-        return beam
 
-    def _ending(self, beam: _Beam, length: int) -> FinishReason | None:
-        if beam.tokens[-1] in self._is_end:
-            return "eos"
-        stops = self.job.request.stops
-        if stops is not None and stops(beam.tokens):
-            return "stop"
-        return "length" if length >= self.job.limit else None
+    def _forget_parents(self, group: _Group) -> None:
+        for beam in [*group.running, *group.finished]:
+            beam.parent = None
 
     def _score(self, total: float, length: int) -> float:
         return float(total / max(1, length) ** self._options.length_penalty)
@@ -189,25 +204,27 @@ class BeamSearch:
         possible = self._score(best, self.job.limit if hopeful else length)
         return possible <= group.finished[-1].score
 
-    def _place(self, group: _Group, following: list[tuple[_Beam, int]]) -> None:
+    def _place(self, group: _Group, following: list[_Beam]) -> None:
         """Give each beam a slot: its parent's if no better sibling has it, else one that has no descendant."""
-        taken: set[int] = set()
-        homeless: list[tuple[_Beam, int]] = []
-        for beam, parent in following:
-            if parent in taken or parent not in group.slots:
-                homeless.append((beam, parent))
+        owners: dict[int, _Beam] = {}
+        homeless: list[_Beam] = []
+        for beam in following:
+            if beam.slot in owners or beam.slot not in group.slots:
+                homeless.append(beam)
             else:
-                taken.add(parent)
-                beam.slot = parent
-        free = (slot for slot in group.slots if slot not in taken)
-        for beam, parent in homeless:
-            beam.slot = next(free)
-            self.parents[beam.slot] = parent
-        group.running = [beam for beam, _ in following]
-        for slot in free:  # fewer beginnings exist than beams: what these rows hold is not looked at
-            best = following[0][0] if following else _Beam(0, [self._end_tokens[0] if self._end_tokens else 0], 0.0)
-            group.running.append(_Beam(slot, best.tokens, -math.inf, best.log_probs, best.alternatives))
-        for beam in group.running:
+                owners[beam.slot] = beam
+        missing = group.size - len(following)
+        if homeless or missing:
+            free = (slot for slot in group.slots if slot not in owners)
+            for beam, slot in zip(homeless, free, strict=False):
+                self.parents[slot], beam.slot = beam.slot, slot
+                owners[slot] = beam
+                self.moved = True
+            for slot in [slot for slot in group.slots if slot not in owners]:
+                # Fewer beginnings exist than beams: what these rows hold is not looked at.
+                following.append(_Beam(slot, [*following[0].tokens] if following else [0], -math.inf))
+        group.running = following
+        for beam in following:
             self.tokens[beam.slot] = beam.tokens[-1]
 
     def _candidates(self, scores: Scores) -> tuple[IntArray, FloatArray, FloatArray]:
@@ -281,6 +298,51 @@ class _Group:
     finished: list[_Beam] = field(default_factory=list)
     """The best ones, best first, `size` at most."""
     done: bool = False
+
+
+def extend_together(searches: Sequence[BeamSearch], places: IntArray, scores: Scores) -> list[bool]:
+    """`extend` for several plain searches of one width at once; which of them are over.
+
+    Args:
+        searches: Searches that have started and are `is_plain`.
+        places: [G, num_beams] the rows of each in `scores`, by slot.
+        scores: With the likeliest tokens.
+    """
+    assert scores.top_ids is not None
+    assert scores.top_log_probs is not None
+    first = searches[0]
+    order = np.array([search.order() for search in searches])
+    at = np.take_along_axis(places, order, -1)  # [G, num_beams] from the best beam to the worst
+    totals = np.array([[beam.total for beam in search._groups[0].running] for search in searches])
+    best, rows, columns = _best_of(scores.top_log_probs[at, : first.candidates], totals, first._wanted)
+    tokens = scores.top_ids[np.take_along_axis(at, rows, -1), columns]
+    over = []
+    steps = zip(searches, best.tolist(), rows.tolist(), tokens.tolist(), strict=True)
+    for search, best_totals, best_rows, best_ids in steps:
+        search._stand_still()
+        search._extend_group(search._groups[0], best_totals, best_rows, best_ids)
+        search._forget_parents(search._groups[0])
+        over.append(search._end_step())
+    return over
+
+
+def _best_of(
+    log_probs: FloatArray, totals: NDArray[np.float64], wanted: int
+) -> tuple[NDArray[np.float64], IntArray, IntArray]:
+    """The best continuations of beams, best first.
+
+    Args:
+        log_probs: [G, n, C] of C tokens behind each of n beams, in G searches.
+        totals: [G, n] of the beams.
+        wanted: How many to find; fewer where there are fewer.
+
+    Returns:
+        Their totals, the beam that each continues, and the place of its token among the C; [G, wanted] each.
+    """
+    flat = (log_probs + totals[:, :, None]).reshape(len(totals), -1)
+    best = np.argsort(-flat, axis=-1, kind="stable")[:, :wanted]
+    rows, columns = np.divmod(best, log_probs.shape[-1])
+    return np.take_along_axis(flat, best, -1), rows, columns
 
 
 def best_tokens(values: FloatArray, k: int) -> IntArray:

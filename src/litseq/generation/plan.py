@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from litseq.generation.beams import BeamSearch
+from litseq.generation.beams import BeamSearch, extend_together
 from litseq.generation.choice import Chooser
 from litseq.generation.row import FinishReason, Result, Row
 from litseq.generation.step_model import IntArray, Scores
@@ -48,6 +48,11 @@ class Plan:
             search = rows[found[0][1]].search
             assert search is not None
             self._searches.append((search, np.array([i for _, i in sorted(found)], np.int64)))
+        self._together: dict[int, tuple[list[BeamSearch], IntArray]] = {}
+        for width in {search.width for search, _ in self._searches}:
+            alike = [(s, at) for s, at in self._searches if s.started and s.is_plain and s.width == width]
+            if alike:
+                self._together[width] = [search for search, _ in alike], np.stack([at for _, at in alike])
         self.top_k = max(
             [self._chooser.top_k, *(search.candidates for search, _ in self._searches if not search.needs_logits)]
         )
@@ -77,9 +82,18 @@ class Plan:
             for i, tokens in siblings:
                 self._part(turn, i, tokens)
             self._parting = []
-        for search, places in self._searches:
-            self._extend(turn, search, places, scores)
+        for search, places in self._single(scores):
+            self._apply(turn, search, places, search.extend(_pick(scores, places, top_only=not search.needs_logits)))
+        for searches, grid in self._together.values() if scores.top_ids is not None else ():
+            for search, places, over in zip(searches, grid, extend_together(searches, grid, scores), strict=True):
+                self._apply(turn, search, places, over)
         return turn
+
+    def _single(self, scores: Scores) -> list[tuple[BeamSearch, IntArray]]:
+        """The searches that are extended one by one."""
+        if scores.top_ids is None:
+            return self._searches
+        return [(s, places) for s, places in self._searches if not (s.started and s.is_plain)]
 
     def accept(self, row: Row, token: int) -> FinishReason | None:
         """Note a token of a plain row; why the row ends with it, if it does."""
@@ -131,28 +145,29 @@ class Plan:
             elif (result := row.job.finish(sibling.place, sibling.finish(reason))) is not None:
                 turn.results.append(result)
 
-    def _extend(self, turn: Turn, search: BeamSearch, places: IntArray, scores: Scores) -> None:
-        started = search.started
-        if search.extend(_pick(scores, places)):
+    def _apply(self, turn: Turn, search: BeamSearch, places: IntArray, over: bool) -> None:
+        """Note what a search made of its step."""
+        if over:
             turn.gone += places.tolist()
             turn.results.append(search.result())
-            return
-        if started:
+        elif len(places) == search.width:
             turn.tokens[places] = search.tokens
-            if search.parents != [*range(search.width)]:
+            if search.moved:
                 if turn.parents is None:
                     turn.parents = np.arange(len(self._rows))
                 turn.parents[places] = places[search.parents]
-            return
-        place = int(places[0])
-        row = self._rows[place]
-        turn.tokens[place] = search.tokens[0]
-        turn.born += [(place, sibling, int(search.tokens[sibling.place])) for sibling in row.siblings]
-        row.siblings = []
+        else:  # the first step: the row of the prompt becomes as many as there are beams
+            place = int(places[0])
+            row = self._rows[place]
+            turn.tokens[place] = search.tokens[0]
+            turn.born += [(place, sibling, search.tokens[sibling.place]) for sibling in row.siblings]
+            row.siblings = []
 
 
-def _pick(scores: Scores, places: IntArray) -> Scores:
-    """The scores of some rows."""
+def _pick(scores: Scores, places: IntArray, *, top_only: bool = False) -> Scores:
+    """The scores of some rows; with `top_only` nobody looks at the logits where the likeliest tokens are given."""
+    if top_only and scores.top_ids is not None and scores.top_log_probs is not None:
+        return Scores(scores.logits[:0], scores.top_ids[places], scores.top_log_probs[places])
     if len(places) == len(scores.logits) and (places == np.arange(len(places))).all():
         return scores
     if scores.top_ids is None or scores.top_log_probs is None:
