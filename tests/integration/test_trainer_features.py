@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from integration.toy_trainer import Batches, sgd, trainer, uneven_batches
+from litseq.callbacks import CompileLayers
 from litseq.errors import UsageError
 from litseq.text import Tokenizer
 from models.toy_batches import (
@@ -20,6 +21,7 @@ from models.toy_batches import (
 )
 from models.user_models import OwnDecoder
 
+COMPILE = CompileLayers(backend="eager")
 KINDS = [(tiny_encoder_decoder, encoder_decoder_batch), (tiny_decoder_only, decoder_only_batch)]
 kinds = pytest.mark.parametrize(("make", "collate"), KINDS, ids=["encoder-decoder", "decoder-only"])
 
@@ -76,6 +78,27 @@ def test_compiled():
     plain.fit(tiny_encoder_decoder(optimizer=sgd), data(encoder_decoder_batch, train=2))
     compiled, eager = run.callback_metrics["train/loss"], plain.callback_metrics["train/loss"]
     assert float(compiled) == pytest.approx(float(eager), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_compiled_by_a_callback_train_alike_and_are_plain_again():
+    run, plain = (trainer(max_steps=2, limit_val_batches=0, callbacks=callbacks) for callbacks in ([COMPILE], []))
+    module, names, compiled = tiny_decoder_only(optimizer=sgd), [], []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            names[:] = pl_module.state_dict()
+            compiled.append(pl_module.decoder.layers[0]._compiled_call_impl is not None)
+
+    run.callbacks.append(Look())
+    run.fit(module, data(decoder_only_batch, train=2))
+    plain.fit(tiny_decoder_only(optimizer=sgd), data(decoder_only_batch, train=2))
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(
+        float(plain.callback_metrics["train/loss"]), abs=1e-6
+    )
+    assert names == list(tiny_decoder_only().state_dict())
+    assert compiled == [True, True]
+    assert module.decoder.layers[0]._compiled_call_impl is None
 
 
 @kinds

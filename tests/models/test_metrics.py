@@ -4,7 +4,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
 from litseq.models.loss import token_cross_entropy
-from litseq.models.metrics import StageMetrics, TokenMean, TokenPerplexity
+from litseq.models.metrics import StageMetrics, TokenMean, TokenPerplexity, text_bytes
+from litseq.text import Tokenizer
 
 
 def batches():
@@ -30,6 +31,19 @@ def test_against_torchmetrics_over_batches_of_uneven_token_counts():
     torch.testing.assert_close(stage.accuracy.compute(), accuracy.compute())
     torch.testing.assert_close(stage.loss.compute(), mean.compute())
     torch.testing.assert_close(stage.loss.compute().exp(), stage.perplexity.compute())
+
+
+def test_bits_per_byte_of_a_uniform_model():
+    """Every one of 16 tokens equally likely: 4 bits a token, whatever the text; the end token is paid for as well."""
+    tokenizer = Tokenizer.train(["aäb"], vocab_size=8, kind="char")
+    rows = [tokenizer.encode("aä"), tokenizer.encode("bba")]
+    labels = torch.tensor([[*rows[0], tokenizer.eos_id, -100], [*rows[1], tokenizer.eos_id]])
+    loss = token_cross_entropy(torch.zeros(2, 4, 16), labels, lambda x: x)
+    stage = StageMetrics()
+    known = stage.update(loss, text_bytes(tokenizer, labels))
+    assert text_bytes(tokenizer, labels) == 3 + 3
+    torch.testing.assert_close(known["bits_per_byte"].compute(), torch.tensor(7 * 4 / 6))
+    assert "bits_per_byte" not in stage.update(loss)
 
 
 def test_no_tokens():

@@ -1,5 +1,8 @@
 """Callbacks for a Lightning trainer."""
 
+from litseq.callbacks.average import AverageCheckpoints
+from litseq.callbacks.compile import CompileLayers
 from litseq.callbacks.onnx_export import OnnxExport
+from litseq.callbacks.text_metrics import TextMetrics
 
-__all__ = ["OnnxExport"]
+__all__ = ["AverageCheckpoints", "CompileLayers", "OnnxExport", "TextMetrics"]

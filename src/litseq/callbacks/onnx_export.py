@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from litseq.bundle import check_target
+from litseq.callbacks.average import AverageCheckpoints
 from litseq.errors import ExportError, UsageError
 from litseq.export.exporter import TOLERANCE, export_bundle
 from litseq.models import SequenceModule, load_module
@@ -20,7 +21,7 @@ State = dict[str, Tensor]
 
 
 class OnnxExport(Callback):
-    """Write a bundle when `fit` has ended: of the best weights, the last ones, or their running average.
+    """Write a bundle when `fit` has ended: of the best weights, the last ones, or an average of them.
 
     The best weights are those of a `ModelCheckpoint` that monitors the same metric, or else a copy this callback keeps
     in memory. Rank zero exports, the others wait. Nothing is written in a `fast_dev_run`, nor when training was
@@ -30,8 +31,8 @@ class OnnxExport(Callback):
         dirpath: Directory of the bundle.
         monitor: Metric that says which weights are best, such as `val/loss`; needed for `weights="best"`.
         mode: Whether less (`min`) or more (`max`) of it is better.
-        weights: `best`, `last` or `ema`, the average that a `WeightAveraging` or `EMAWeightAveraging` callback keeps.
-            None: `best` with `monitor`, else `last`. With an averaging callback, validation measures the average and
+        weights: `best`, `last`, `average` (of the last checkpoints, as `AverageCheckpoints` writes it) or `ema`, the
+            running average that a `WeightAveraging` or `EMAWeightAveraging` callback keeps. None: `best` with `monitor`, else `last`. With an averaging callback, validation measures the average and
             the trainer ends with it, so that `best` and `last` are averages too.
         force: Replace a bundle that is there already.
         tolerance: Largest difference between torch and onnxruntime, see `litseq.export.export_bundle`.
@@ -42,14 +43,15 @@ class OnnxExport(Callback):
         dirpath: str,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
-        weights: Literal["best", "last", "ema"] | None = None,
+        weights: Literal["best", "last", "average", "ema"] | None = None,
         force: bool = False,
         tolerance: float = TOLERANCE,
     ) -> None:
         chosen = weights if weights is not None else ("last" if monitor is None else "best")
-        if chosen not in ("best", "last", "ema") or mode not in ("min", "max"):
+        if chosen not in ("best", "last", "average", "ema") or mode not in ("min", "max"):
             raise ValueError(
-                f"OnnxExport: weights is {weights!r} and mode {mode!r}, expected best, last or ema, and min or max"
+                f"OnnxExport: weights is {weights!r} and mode {mode!r}, expected best, last, average or ema, and min or "
+                "max"
             )
         if chosen == "best" and monitor is None:
             raise ValueError("OnnxExport: weights='best' needs monitor, the metric to judge by, such as 'val/loss'")
@@ -76,6 +78,11 @@ class OnnxExport(Callback):
                 "OnnxExport: weights='ema' needs an averaging callback beside it: add "
                 "lightning.pytorch.callbacks.EMAWeightAveraging to the trainer"
             )
+        if self.weights == "average" and _averager(trainer) is None:
+            raise UsageError(
+                "OnnxExport: weights='average' needs the callback that averages checkpoints beside it: add "
+                "litseq.callbacks.AverageCheckpoints to the trainer"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights when they are the best so far."""
@@ -99,7 +106,11 @@ class OnnxExport(Callback):
         if _is_dev_run(trainer) or trainer.interrupted:
             return
         # Gathering sharded weights takes every rank, so it happens before the ranks part.
-        last = None if self.weights == "best" else self._measured_state(trainer, averaged=self.weights == "ema")
+        last = (
+            None
+            if self.weights in ("best", "average")
+            else self._measured_state(trainer, averaged=self.weights == "ema")
+        )
         if trainer.is_global_zero:
             self._export(trainer, pl_module, last)
         trainer.strategy.barrier("OnnxExport")
@@ -116,9 +127,9 @@ class OnnxExport(Callback):
     def _export(self, trainer: Trainer, pl_module: LightningModule, last: State | None) -> None:
         assert isinstance(pl_module, SequenceModule)
         metrics = self._metrics if self.weights == "best" else _plain(trainer.callback_metrics)
-        checkpoint = _checkpoint_of(trainer, self.monitor, self.mode) if self.weights == "best" else None
-        if checkpoint is not None and Path(checkpoint.best_model_path).is_file():
-            module = load_module(checkpoint.best_model_path)
+        path = self._checkpoint_path(trainer)
+        if path is not None:
+            module = load_module(path)
         else:
             state = last if last is not None else self._best_state
             if state is None:
@@ -143,6 +154,18 @@ class OnnxExport(Callback):
             f"{report.max_error:.1e}, greedy tokens equal at {report.token_agreement:.1%} of {report.positions} positions"
         )
 
+    def _checkpoint_path(self, trainer: Trainer) -> Path | None:
+        """The file that holds the wanted weights, where another callback has written one."""
+        if self.weights == "average":
+            averager = _averager(trainer)
+            assert averager is not None
+            if averager.best_k_models:
+                return averager.average_path
+            raise ExportError("AverageCheckpoints has kept no checkpoint: no validation was run, so nothing to average")
+        checkpoint = _checkpoint_of(trainer, self.monitor, self.mode) if self.weights == "best" else None
+        best = Path(checkpoint.best_model_path) if checkpoint is not None else None
+        return best if best is not None and best.is_file() else None
+
     def _measured_state(self, trainer: Trainer, averaged: bool = True) -> State:
         """The weights that validation measured, on the CPU: the average where one is kept."""
         averaging = _averaging(trainer) if averaged else None
@@ -163,6 +186,10 @@ def _is_dev_run(trainer: Trainer) -> bool:
 
 def _averaging(trainer: Trainer) -> WeightAveraging | None:
     return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)  # type: ignore[attr-defined]
+
+
+def _averager(trainer: Trainer) -> AverageCheckpoints | None:
+    return next((c for c in trainer.checkpoint_callbacks if isinstance(c, AverageCheckpoints)), None)
 
 
 def _checkpoint_of(trainer: Trainer, monitor: str | None, mode: str) -> ModelCheckpoint | None:

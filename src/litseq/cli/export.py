@@ -4,9 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from litseq._extras import require_extra
 from litseq.errors import CheckpointError, UsageError
+
+_WEIGHTS: dict[str | None, Literal["any", "averaged", "current"]] = {None: "any", "ema": "averaged", "raw": "current"}
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,6 +30,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="MAX",
         help="the largest difference of a logit between torch and onnxruntime, relative to the larger of 1 and the "
         "root mean square of the logits (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        help="of a training with a running average (EMAWeightAveraging): the average, which is the default, or the raw "
+        "weights the optimizer was at; `litseq average` makes the mean of several checkpoints",
     )
     parser.set_defaults(run=run)
 
@@ -52,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from litseq.export import export_bundle
     from litseq.models import load_module
 
-    module = load_module(checkpoint)
+    module = load_module(checkpoint, weights=_WEIGHTS[args.weights])
     tokenizer = module.record.load_tokenizer()
     if tokenizer is None:
         msg = (

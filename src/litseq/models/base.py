@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from litseq.models.loss import LossSum, token_cross_entropy
-from litseq.models.metrics import StageMetrics, TokenMean
+from litseq.models.metrics import StageMetrics, TokenMean, text_bytes
 from litseq.models.optim import (
     ScheduleName,
     default_optimizer,
@@ -144,11 +144,11 @@ class SequenceModule(LightningModule, ABC):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        self._measure("val", self.val_metrics, self.compute_loss(batch))
+        self._measure("val", self.val_metrics, self.compute_loss(batch), batch)
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""
-        self._measure("test", self.test_metrics, self.compute_loss(batch))
+        self._measure("test", self.test_metrics, self.compute_loss(batch), batch)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[str] | list[list[int]]:
         """Generate a continuation of every prompt of the batch.
@@ -212,8 +212,10 @@ class SequenceModule(LightningModule, ABC):
         return self._window.add(loss, time_fraction(self.trainer) if self._schedule_needs_time else 0.0)
 
     @torch.compiler.disable
-    def _measure(self, stage: str, metrics: StageMetrics, loss: LossSum) -> None:
-        for name, metric in metrics.update(loss).items():
+    def _measure(self, stage: str, metrics: StageMetrics, loss: LossSum, batch: Mapping[str, Tensor]) -> None:
+        tokenizer, labels = self.record.load_tokenizer(), batch.get("labels")
+        byte_count = None if tokenizer is None or labels is None else text_bytes(tokenizer, labels)
+        for name, metric in metrics.update(loss, byte_count).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _default_scheduler(self, optimizer: Optimizer) -> LambdaLR:

@@ -55,13 +55,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_module(path: str | Path, weights: Literal["averaged", "current"] = "averaged") -> SequenceModule:
+def load_module(path: str | Path, weights: Literal["any", "averaged", "current"] = "any") -> SequenceModule:
     """Restore the module of a checkpoint as the class it was trained as.
 
     Args:
         path: A checkpoint the trainer has written.
-        weights: Which weights of a run with Lightning's WeightAveraging callback: the averaged ones, or those the
-            optimiser was at. Other checkpoints have only one kind.
+        weights: Which weights of a run with Lightning's WeightAveraging callback: the `averaged` ones, or the `current`
+            ones, those the optimiser was at. Other checkpoints have only the latter. `any`: the averaged ones where
+            there are any.
 
     Returns:
         The module, on the CPU, in evaluation mode.
@@ -70,6 +71,11 @@ def load_module(path: str | Path, weights: Literal["averaged", "current"] = "ave
         CheckpointError: One line that says what is wrong with the file or the class.
     """
     checkpoint = read_checkpoint(path)
+    if weights == "averaged" and "current_model_state" not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds no running average of the weights; train with lightning.pytorch.callbacks.EMAWeightAveraging,"
+            " or take the weights it has"
+        )
     class_path = checkpoint["litseq"]["class_path"]
     try:
         cls = resolve_class(class_path)

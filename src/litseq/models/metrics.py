@@ -1,5 +1,6 @@
 """Metrics over sums: each token counts once, whatever batch or rank it came in."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litseq.models.loss import LossSum
+from litseq.nn.batch import IGNORE_INDEX
+from litseq.text import Tokenizer
 
 
 class TokenMean(Metric):
@@ -57,21 +60,36 @@ class TokenAccuracy(TokenMean):
     higher_is_better = True
 
 
+def text_bytes(tokenizer: Tokenizer, labels: Tensor) -> int:
+    """The UTF-8 bytes of the text that rows of labels stand for; special tokens are no text."""
+    rows = ([label for label in row if label != IGNORE_INDEX] for row in labels.tolist())
+    return sum(len(tokenizer.decode(row).encode()) for row in rows)
+
+
 class StageMetrics(nn.Module):
-    """Loss, perplexity and accuracy of validation or test."""
+    """Loss, perplexity, accuracy and bits per byte of validation or test.
+
+    Bits per byte are the negative log-likelihood of the text in bits by its bytes, the end tokens paid for and not
+    counted: a measure that models with different vocabularies share (https://arxiv.org/abs/2101.00027, section 3.1).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loss = TokenMean()
         self.perplexity = TokenPerplexity()
         self.accuracy = TokenAccuracy()
+        self.bits_per_byte = TokenMean()
 
-    def update(self, loss: LossSum) -> dict[str, Metric]:
+    def update(self, loss: LossSum, byte_count: int | None = None) -> dict[str, Metric]:
         """Take a batch in; the metrics that know something about it, by name."""
         known: dict[str, Metric] = {"loss": self.loss, "perplexity": self.perplexity}
         self.loss.update(loss.loss_sum, loss.token_count)
-        self.perplexity.update(loss.loss_sum if loss.nll_sum is None else loss.nll_sum, loss.token_count)
+        nll_sum = loss.loss_sum if loss.nll_sum is None else loss.nll_sum
+        self.perplexity.update(nll_sum, loss.token_count)
         if loss.correct_count is not None:
             self.accuracy.update(loss.correct_count, loss.token_count)
             known["accuracy"] = self.accuracy
+        if byte_count is not None:
+            self.bits_per_byte.update(nll_sum / math.log(2), torch.tensor(byte_count, device=nll_sum.device))
+            known["bits_per_byte"] = self.bits_per_byte
         return known

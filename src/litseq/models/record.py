@@ -1,8 +1,9 @@
 """The entry `litseq` of a checkpoint: which class it is, and what its data looked like."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -10,9 +11,7 @@ from torch import nn
 import litseq
 from litseq.errors import UsageError
 from litseq.models.class_path import class_path_of
-
-if TYPE_CHECKING:
-    from litseq.text import Tokenizer
+from litseq.text import Tokenizer
 
 COMPILED_PREFIX = "_orig_mod."
 """What `torch.compile` puts before the names of a layer's weights."""
@@ -23,6 +22,7 @@ class CheckpointRecord:
 
     def __init__(self) -> None:
         self.tokenizer_json: str | None = None
+        self._tokenizer: tuple[str, Tokenizer] | None = None
         self.prompt_format: dict[str, Any] | None = None
         self.data: dict[str, Any] | None = None
         self.seed = 0
@@ -84,13 +84,19 @@ class CheckpointRecord:
             )
         self.tokenizer_json = tokenizer_json
 
-    def load_tokenizer(self) -> "Tokenizer | None":
+    def load_tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None where none is known."""
         if self.tokenizer_json is None:
             return None
-        from litseq.text import Tokenizer
+        if self._tokenizer is None or self._tokenizer[0] != self.tokenizer_json:
+            self._tokenizer = self.tokenizer_json, Tokenizer.from_json(self.tokenizer_json)
+        return self._tokenizer[1]
 
-        return Tokenizer.from_json(self.tokenizer_json)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CheckpointRecord":
+        # A tokenizer cannot be copied, and need not be: it never changes.
+        other = copy.copy(self)
+        memo[id(self)] = other
+        return other
 
 
 def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:

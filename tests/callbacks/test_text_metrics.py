@@ -1,0 +1,116 @@
+"""BLEU and chrF of generated texts against sacrebleu, and which examples they are of."""
+
+import lightning
+import pytest
+import sacrebleu
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from integration.toy_trainer import trainer
+from litseq.callbacks import TextMetrics
+from litseq.data import PairDataModule, TextDataModule
+from litseq.errors import UsageError
+from litseq.models import DecoderOnly, EncoderDecoder
+from litseq.models.predict import generate_ids
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("texts")
+    words = ["red", "green", "blue", "cat", "dog"]
+    lines = [" ".join(words[(i * k) % 5] for k in range(1, 3 + i % 4)) for i in range(40)]
+    (directory / "train.tsv").write_text("".join(f"{line}\t{line}\n" for line in lines))
+    (directory / "val.tsv").write_text("".join(f"{line}\t{line}\n" for line in lines[:17]))
+    (directory / "text.txt").write_text("\n".join(lines))
+    return directory
+
+
+def pairs(files, **options):
+    return PairDataModule(
+        train=str(files / "train.tsv"), val=str(files / "val.tsv"), vocab_size=40, max_tokens=64, **options
+    )
+
+
+def model(kind, data):
+    torch.manual_seed(0)
+    return kind(
+        vocab_size=data.vocab_size, embed_dim=32, num_layers=1, num_heads=2, max_seq_len=32, dropout=0.0,
+        learning_rate=2e-2, warmup_steps=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss_on"), [(EncoderDecoder, "target"), (DecoderOnly, "target"), (DecoderOnly, "all")]
+)
+def test_the_scores_are_those_of_sacrebleu(files, kind, loss_on):
+    data = pairs(files, loss_on=loss_on)
+    module = model(kind, data)
+    metrics = TextMetrics(limit=100, max_new_tokens=8)
+    run = trainer(max_epochs=8, callbacks=[metrics])
+    run.fit(module, data)
+    pairs_of_file = [line.split("\t") for line in (files / "val.tsv").read_text().splitlines()]
+    tokenizer = data.tokenizer
+    outputs = generate_ids(
+        module.eval(),
+        [data.prompt_format.render(tokenizer.encode(source)) for source, _ in pairs_of_file],
+        {"max_new_tokens": 8},
+    )
+    texts, references = [tokenizer.decode(ids) for ids in outputs], [target for _, target in pairs_of_file]
+    assert any(texts)
+    bleu = sacrebleu.corpus_bleu(texts, [references], force=True).score
+    assert float(run.callback_metrics["val/bleu"]) == pytest.approx(bleu, abs=0.01)
+    chrf = sacrebleu.corpus_chrf(texts, [references]).score
+    assert float(run.callback_metrics["val/chrf"]) == pytest.approx(chrf, abs=0.1)  # torchmetrics smooths otherwise
+    assert chrf > 20
+
+
+def test_the_limit_takes_long_and_short_ones_alike(files):
+    data = pairs(files)
+    module, metrics = model(EncoderDecoder, data), TextMetrics(limit=3)
+    run = trainer(max_epochs=1, callbacks=[metrics])
+    run.fit(module, data)
+    lengths = sorted(len(target) for _, target in metrics._pairs)
+    seen = []
+    metrics.bleu.update = lambda texts, references: seen.extend(references)
+    metrics._score(run, module.eval())
+    chosen = sorted(len(data.tokenizer.encode(reference[0])) + 1 for reference in seen)
+    assert chosen == [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
+
+
+def test_the_average_generates_where_there_is_one(files):
+    data = pairs(files)
+    module = model(EncoderDecoder, data)
+    seen = {}
+
+    class Spy(TextMetrics):
+        def _score(self, trainer, module):
+            seen["scored"] = module.decoder.embedding.weight.detach().clone()
+            super()._score(trainer, module)
+
+    averaging = EMAWeightAveraging(decay=0.9)
+    run = trainer(max_epochs=2, callbacks=[averaging, Spy(limit=2)])
+    run.fit(module, data)
+    assert torch.equal(seen["scored"], module.decoder.embedding.weight)  # the average is left behind
+
+
+def test_every_nth_validation_and_never_in_the_sanity_check(files):
+    data, calls = pairs(files), []
+
+    class Count(TextMetrics):
+        def _score(self, trainer, module):
+            calls.append(trainer.current_epoch)
+            super()._score(trainer, module)
+
+    trainer(max_epochs=4, callbacks=[Count(limit=1, every_n_validations=2)]).fit(model(EncoderDecoder, data), data)
+    assert calls == [1, 3]
+
+
+def test_what_it_refuses(files):
+    data = TextDataModule(train=str(files / "text.txt"), val=str(files / "text.txt"), vocab_size=40, block_size=16)
+    with pytest.raises(UsageError, match="packed blocks have none"):
+        lightning.Trainer(
+            accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[TextMetrics()], num_sanity_val_steps=0,
+        ).fit(model(DecoderOnly, data), data)  # fmt: skip
+    with pytest.raises(ValueError, match="expected at least 1 each"):
+        TextMetrics(limit=0)
