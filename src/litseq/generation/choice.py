@@ -27,11 +27,6 @@ class Chooser:
         )
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every row takes the likeliest token and no log-probabilities are wanted."""
-        return self._greedy and not self._logprobs
-
-    @property
     def top_k(self) -> int:
         """How many best tokens the model is asked for: none when the logits are enough."""
         return self._alternatives if self._greedy else 0

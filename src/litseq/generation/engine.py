@@ -150,8 +150,9 @@ class Engine:
 
     def _admit(self) -> None:
         """Let waiting requests enter: the first come, as long as rows, memory and this step's share of reading allow."""
-        if not self._waiting:
-            return
+        places = self._max_rows - self.running
+        if not self._waiting or (self.running and places < min(self._admit_at, len(self._waiting))):
+            return  # the usual case, seen without counting what the requests that run will need
         entrants: list[Job] = []
         used = sum(job.width for job in self._jobs())
         reach = max((_reach(job) for job in self._jobs()), default=0)

@@ -35,11 +35,22 @@ class Plan:
         self._rows = list(rows)
         self._end_tokens = frozenset(end_tokens)
         self._vocab_size = vocab_size
+        self.is_greedy = all(row.is_plain for row in rows)
+        """Whether every row takes the likeliest token, and nothing else is asked for."""
+        self.top_k = 0
+        """How many best tokens the model is asked for."""
+        self._parting: list[int] = []
+        self._searches: list[tuple[BeamSearch, IntArray]] = []
+        self._together: dict[int, tuple[list[BeamSearch], IntArray]] = {}
+        if not self.is_greedy:
+            self._lay_out(end_tokens)
+
+    def _lay_out(self, end_tokens: Sequence[int]) -> None:
+        rows = self._rows
         plain = [i for i, row in enumerate(rows) if row.search is None]
         self._plain = np.array(plain, np.int64)
-        self._chooser = Chooser([rows[i] for i in plain], sorted(end_tokens), vocab_size)
+        self._chooser = Chooser([rows[i] for i in plain], sorted(end_tokens), self._vocab_size)
         self._parting = [i for i in plain if rows[i].siblings]
-        self._searches: list[tuple[BeamSearch, IntArray]] = []
         places: dict[int, list[tuple[int, int]]] = {}
         for i, row in enumerate(rows):
             if row.search is not None:
@@ -48,20 +59,12 @@ class Plan:
             search = rows[found[0][1]].search
             assert search is not None
             self._searches.append((search, np.array([i for _, i in sorted(found)], np.int64)))
-        self._together: dict[int, tuple[list[BeamSearch], IntArray]] = {}
         for width in {search.width for search, _ in self._searches}:
             alike = [(s, at) for s, at in self._searches if s.started and s.is_plain and s.width == width]
             if alike:
                 self._together[width] = [search for search, _ in alike], np.stack([at for _, at in alike])
-        self.top_k = max(
-            [self._chooser.top_k, *(search.candidates for search, _ in self._searches if not search.needs_logits)]
-        )
-        """How many best tokens the model is asked for."""
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether every row takes the likeliest token, and nothing else is asked for."""
-        return not self._searches and not self._parting and self._chooser.is_plain
+        asked = (search.candidates for search, _ in self._searches if not search.needs_logits)
+        self.top_k = max(self._chooser.top_k, *asked, 0)
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -70,6 +73,11 @@ class Plan:
 
     def take(self, scores: Scores) -> Turn:
         """Choose the next token of every row and note it."""
+        if self.is_greedy:
+            best = scores.top_ids
+            turn = Turn(scores.logits.argmax(-1) if best is None else best[:, 0])
+            self._record(turn, range(len(self._rows)))
+            return turn
         if not self._searches and not self._parting:
             turn = Turn(self._chooser.choose(scores))
             self._record(turn, range(len(self._rows)))

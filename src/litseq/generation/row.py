@@ -100,6 +100,7 @@ class Row:
         "_filled",
         "_random",
         "alternatives",
+        "is_plain",
         "job",
         "limit",
         "log_probs",
@@ -123,6 +124,9 @@ class Row:
         """Which of the job's rows it is; in a beam search the search's slot."""
         self.search = search
         """The beam search that it is a row of; such a row holds nothing itself."""
+        options = self.options
+        self.is_plain = search is None and not (options.sampling or options.processes_logits or options.wants_logprobs)
+        """Whether it takes the likeliest token and nothing else is asked for."""
         self.siblings: list[Row] = []
         """Rows that begin where this one does, and are made when the first token is chosen."""
         self.tokens: list[int] = []
