@@ -4,5 +4,7 @@ from litseq.runtime.completion import Completion as Completion
 from litseq.runtime.completion import TargetScore as TargetScore
 from litseq.runtime.generator import Generator as Generator
 from litseq.runtime.prompts import PromptLike as PromptLike
+from litseq.runtime.scheduler import Pending as Pending
+from litseq.runtime.scheduler import Scheduler as Scheduler
 
-__all__ = ["Completion", "Generator", "PromptLike", "TargetScore"]
+__all__ = ["Completion", "Generator", "Pending", "PromptLike", "Scheduler", "TargetScore"]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, UsageError
-from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt
+from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.output import OutputText
@@ -161,17 +162,25 @@ class Generator:
         if piece := writer.pop(last=True):
             yield piece
 
+    def _request(
+        self, prompt: PromptLike, given: Mapping[str, object], *, live: bool, priority: int
+    ) -> tuple[Request, OutputText]:
+        """A request for an engine, and what makes text of its result."""
+        chosen = self._options(given)
+        writer = OutputText(self.tokenizer, chosen, live=live, keep=True)
+        return writer.request(self._reader.read(prompt, prefix=chosen.prefix), 0, priority), writer
+
     def _options(self, given: Mapping[str, object]) -> GenerationOptions:
         chosen = GenerationOptions.from_mapping(given, self._defaults)
         return replace(chosen, bad_words=self._reader.read_words(chosen.bad_words)) if chosen.bad_words else chosen
 
     @contextmanager
-    def _engine(self, max_rows: int, admit_at: int = 1) -> Iterator[Engine]:
+    def _engine(self, max_rows: int, **bounds: Any) -> Iterator[Engine]:
         """A loop over a step model that nobody else uses; its memory serves the next call again."""
         with self._lock:
             model = self._free.pop() if self._free else OrtStepModel(self._graphs)
         try:
-            yield Engine(model, self._end_tokens, max_rows=max_rows, admit_at=admit_at, reuse=self._reuse)
+            yield Engine(model, self._end_tokens, max_rows=max_rows, reuse=self._reuse, **bounds)
         finally:
             model.reset()
             with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from litseq.generation import GenerationOptions, Prompt, Request, Result
 from litseq.runtime.completion import Completion
@@ -24,12 +24,13 @@ class OutputText:
         self._options = options
         self._live = self._new_stream() if live or (options.stop and self._is_single) else None
         self._forced: list[int] = []
+        self._said: list[str] = []
 
     @property
     def _is_single(self) -> bool:
         return self._options.num_beams == 1 and self._options.num_return_sequences == 1
 
-    def request(self, prompt: Prompt, index: int) -> Request:
+    def request(self, prompt: Prompt, index: int, priority: int = 0) -> Request:
         """The request that feeds this text."""
         self._forced = list(prompt.ids[len(prompt.ids) - prompt.forced :]) if prompt.forced else []
         if self._live is not None:
@@ -37,18 +38,31 @@ class OutputText:
                 self._live.push(token)
         stops = self._ends if self._options.stop and not self._is_single else None
         on_token = self._live.push if self._live is not None else None
-        return Request(prompt, self._options, index, on_token, stops, keep=self._keep)
+        return Request(prompt, self._options, index, on_token, stops, priority, self._keep)
 
     def pop(self, *, last: bool = False) -> str:
         """The text that became certain since the last call; with `last` what was held back as well."""
         assert self._live is not None
         if last:
             self._live.flush()
-        return self._live.pop()
+        piece = self._live.pop()
+        self._said.append(piece)
+        return piece
 
     def completions(self, result: Result) -> list[Completion]:
         """The outputs, best first."""
         return [self._complete(each, self._live if i == 0 else None) for i, each in enumerate((result, *result.others))]
+
+    def streamed(self, result: Result, give: Callable[[str], None]) -> Completion:
+        """The output of which `pop` gave pieces; the last piece goes to `give`."""
+        assert self._live is not None
+        stopped = self._live.flush()
+        if piece := self._live.pop():
+            self._said.append(piece)
+            give(piece)
+        reason = "stop" if stopped else result.finish_reason
+        tokens = [*self._forced, *result.tokens]
+        return Completion("".join(self._said), tokens, reason, result.score, result.log_probs, result.alternatives)
 
     def _complete(self, result: Result, stream: TextStream | None) -> Completion:
         tokens, reason = [*self._forced, *result.tokens], result.finish_reason
