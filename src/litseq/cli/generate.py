@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import gzip
+import hashlib
 import json
-import os
 import sys
-import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from litseq.errors import DataError, UsageError
+from litseq import __version__
+from litseq.cli._lines import Line, Lines, Texts, is_json_name, open_lines
+from litseq.cli._options import add_options, given_options
+from litseq.cli._partial import PartialOutput, StreamOutput
+from litseq.cli._progress import progress_bar
+from litseq.errors import LitseqError, UsageError
 
 if TYPE_CHECKING:
-    from litseq.runtime import Completion
+    from litseq.runtime import Completion, Generator
 
-_WHOLE = {
-    "max_new_tokens": "tokens at most (default: the bundle's, or what fits the model)",
-    "min_new_tokens": "tokens at least",
-    "top_k": "sample among the K likeliest tokens",
-    "no_repeat_ngram_size": "no sequence of N tokens occurs twice",
-    "seed": "sample the same tokens again",
-    "top_logprobs": "with --json: the K likeliest tokens of each step",
-}
-_REAL = {
-    "temperature": "above 0: sample; lower is safer",
-    "top_p": "sample among the fewest tokens that sum to this probability",
-    "min_p": "drop tokens less likely than this times the likeliest",
-    "repetition_penalty": "above 1: tokens that occurred become less likely",
-}
+_Output = PartialOutput | StreamOutput
 
 
 class _IntermixedParser(argparse.ArgumentParser):
@@ -63,97 +52,124 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.__class__ = _IntermixedParser
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a directory that `litseq export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a prompt; for an encoder-decoder the source")
-    parser.add_argument("--input", metavar="FILE", type=Path, help="read prompts from FILE (also .gz), one a line")
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="write to FILE when all is done, not to standard output"
-    )
-    parser.add_argument("--force", action="store_true", help="replace the --output file when it exists")
-    parser.add_argument(
-        "--json", action="store_true", help="write one JSON object a line, with tokens and finish reason"
-    )
-    parser.add_argument("--stream", action="store_true", help="write text as soon as it is certain")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
-    parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="rows at the same time (default: %(default)s)"
-    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at the same time (default: 32)")
     parser.add_argument("--no-verify", action="store_true", help="do not check the hashes of the bundle's files")
-    options = parser.add_argument_group("generation options")
-    for kind, names, metavar in ((int, _WHOLE, "N"), (float, _REAL, "X")):
-        for name, text in names.items():
-            options.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
-    options.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end where TEXT appears; may be given several times"
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--input", metavar="FILE", type=Path, help="read prompts from FILE (also .gz), one a line")
+    files.add_argument(
+        "--input-format",
+        choices=["text", "json"],
+        help='json: {"prompt": "..."} a line, whose other fields are passed on (default: by the name, .jsonl is json)',
     )
-    options.add_argument(
-        "--logprobs", action="store_true", default=None, help="with --json: log-probabilities of the tokens"
+    files.add_argument(
+        "--output", metavar="FILE", type=Path, help="write to FILE (also .gz): in FILE.partial until all is done"
     )
+    files.add_argument("--resume", action="store_true", help="go on with what an interrupted run left in FILE.partial")
+    files.add_argument("--force", action="store_true", help="replace the --output file, and what a run left of it")
+    files.add_argument(
+        "--json",
+        action="store_true",
+        help="write one JSON object a line, with tokens and finish reason (default for an --output called .jsonl)",
+    )
+    files.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="for a prompt that cannot be used: stop, or skip it and leave its line empty (default: %(default)s)",
+    )
+    files.add_argument("--stream", action="store_true", help="write text as soon as it is certain")
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the prompts, generate, and write one output a prompt."""
+    """Read the prompts, generate, and write the outputs, each when it is its turn."""
     _check(args)
     if args.texts:
-        prompts = list(args.texts)
-    else:
-        prompts = read_lines(args.input)
+        return _run(args, Texts(args.texts))
+    with open_lines(args.input, as_json=None if args.input_format is None else args.input_format == "json") as lines:
+        return _run(args, lines)
 
-    from litseq.runtime import Generator
 
-    names = (*_WHOLE, *_REAL, "stop", "logprobs")
-    options = {name: value for name in names if (value := getattr(args, name)) is not None}
-    generator = Generator.from_bundle(
-        args.bundle, threads=args.threads, batch_size=args.batch_size, verify=not args.no_verify
-    )
-    if args.stream:
-        for prompt in prompts:
-            for piece in generator.stream(prompt, **options):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
-        return 0
-    completions = generator.generate(prompts, **options)
-    with _output(args.output) as stream:
-        for prompt, completion in zip(prompts, completions, strict=True):
-            if args.json:
-                stream.write(as_json(prompt, completion) + "\n")
-            else:
-                # One line a prompt, so that line i of the output belongs to line i of the input.
-                stream.write((completion.text if args.texts else " ".join(completion.text.splitlines())) + "\n")
+def _run(args: argparse.Namespace, source: Lines | Texts) -> int:
+    options = given_options(args)
+    as_json = args.json or (args.output is not None and is_json_name(args.output))
+    # What the outputs follow from, besides the prompts.
+    made_from = {
+        "litseq": __version__,
+        "bundle": _hash(args.bundle / "manifest.json"),
+        "options": options,
+        "json": as_json,
+        "input-format": args.input_format,
+    }
+    with _open_output(args, made_from) as output:
+        from litseq.runtime import Generator
+
+        generator = Generator.from_bundle(args.bundle, threads=args.threads, verify=not args.no_verify)
+        if args.stream:
+            _stream(generator, source, options)
+        else:
+            output.follow(source.skip(output.done_before))
+            _Work(args, source, output, as_json).do(generator, options)
     return 0
 
 
-def read_lines(file: Path | None) -> list[str]:
-    """The lines of a UTF-8 file (also .gz), or of standard input, without their ends.
+class _Work:
+    """Prompts from a source, outputs into a file."""
 
-    Raises:
-        DataError: when the file cannot be read, is cut off, or a line is no UTF-8.
-    """
-    name = str(file or "standard input")
-    lines: list[str] = []
-    try:
-        with _open(file) as stream:
-            for raw in stream:
-                lines.append(raw.decode("utf-8").removesuffix("\n").removesuffix("\r"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name} line {len(lines) + 1} is no UTF-8 ({error.reason}); convert the file to UTF-8"
-        ) from error
-    except EOFError as error:
-        raise DataError(f"{name} is cut off after line {len(lines)}; download or copy it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{name} is no valid .gz file ({error}); download or copy it again") from error
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
-    if not lines:
-        raise DataError(f"{name} is empty; expected one prompt a line")
-    return lines
+    def __init__(self, args: argparse.Namespace, source: Lines | Texts, output: _Output, as_json: bool) -> None:
+        self._args = args
+        self._source = source
+        self._output = output
+        self._as_json = as_json
+        self._skipped = 0
+        self._first_error: LitseqError | None = None
+
+    def do(self, generator: Generator, options: dict[str, Any]) -> None:
+        """Generate from what is left of the source."""
+        source, output = self._source, self._output
+        start = output.done_before
+        batch = {} if self._args.batch_size is None else {"batch_size": self._args.batch_size}
+        run = generator.offline(source, start=start, name=source.where, **batch, **options)
+        # Where the outputs go by on the terminal, they themselves show how far it is.
+        shown = self._args.output is not None or not sys.stdout.isatty()
+        with progress_bar(lambda: (run.finished, _estimate(run.taken, source.share)), start, shown=shown) as tick:
+
+            def on_step() -> None:
+                output.flush()
+                tick()
+
+            run.on_step = on_step
+            for outcome in run:
+                line = source.taken.popleft()
+                if isinstance(outcome, LitseqError):
+                    texts = [self._failed(line, outcome)] * run.options.num_return_sequences
+                else:
+                    texts = [self._text(line, completion) for completion in outcome]
+                output.write("".join(f"{text}\n" for text in texts), line.raw)
+        if self._first_error is not None:
+            print(f"litseq: skipped {self._skipped:,} prompts; the first: {self._first_error}", file=sys.stderr)
+
+    def _text(self, line: Line, completion: Completion) -> str:
+        if self._as_json:
+            return as_json(line, completion)
+        # One line an output, so that line i of the output belongs to line i of the input.
+        return completion.text if self._args.texts else " ".join(completion.text.splitlines())
+
+    def _failed(self, line: Line, error: LitseqError) -> str:
+        if self._args.on_error == "stop":
+            raise error
+        self._skipped += 1
+        self._first_error = self._first_error or error
+        values = line.fields | {"prompt": line.prompt, "error": str(error)}
+        return json.dumps(values, ensure_ascii=False) if self._as_json else ""
 
 
-def as_json(prompt: str, completion: Completion) -> str:
-    """One completion as a line of JSON; log-probabilities only where there are some."""
-    values: dict[str, object] = {
-        "prompt": prompt,
+def as_json(line: Line, completion: Completion) -> str:
+    """One completion as a line of JSON, with the other fields of its prompt; log-probabilities only where there are some."""
+    values = line.fields | {
+        "prompt": line.prompt,
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "token_ids": completion.token_ids,
@@ -166,56 +182,66 @@ def as_json(prompt: str, completion: Completion) -> str:
     return json.dumps(values | {k: v for k, v in optional.items() if v is not None}, ensure_ascii=False)
 
 
+def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any]) -> None:
+    while items := source.take(1, wait=True):
+        source.taken.clear()
+        for item in items:
+            if isinstance(item, LitseqError):
+                raise item
+            for piece in generator.stream(item, **options):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
+    if source.failure is not None:
+        raise source.failure
+
+
 def _check(args: argparse.Namespace) -> None:
-    if args.texts and args.input:
+    if args.texts and (args.input or args.input_format):
         raise UsageError("both TEXT and --input are given; give the prompts in one place")
     if args.stream and (args.json or args.output):
         raise UsageError("--stream writes plain text to standard output; leave out --json and --output")
     if args.force and not args.output:
         raise UsageError("--force is for --output, which is not given")
-    if args.output is None:
-        return
-    if args.output.is_dir():
-        raise UsageError(f"{args.output} is a directory; give a file name to --output")
-    if args.output.exists() and not args.force:
-        raise UsageError(f"{args.output} exists; choose another name, or replace it with --force")
-    if not args.output.parent.is_dir():
-        raise UsageError(f"{args.output.parent} does not exist; make the directory first")
+    if args.resume and (args.force or not args.output):
+        raise UsageError(
+            "--resume goes on with an --output, and --force starts it again; give --output and one of them"
+        )
 
 
 @contextmanager
-def _open(file: Path | None) -> Iterator[Iterator[bytes]]:
+def _open_output(args: argparse.Namespace, made_from: dict[str, Any]) -> Iterator[_Output]:
+    """Standard output, a pipe or a device as it is; or a file that is complete at the end, or kept as far as it came."""
+    file: Path | None = args.output
     if file is None:
-        yield iter(sys.stdin.buffer)
-    elif file.suffix == ".gz":
-        with gzip.open(file, "rb") as zipped:
-            yield iter(zipped)
-    else:
-        with file.open("rb") as plain:
-            yield iter(plain)
-
-
-@contextmanager
-def _output(file: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that appears complete at the end or not at all."""
-    if file is None:
-        yield sys.stdout
+        yield StreamOutput(sys.stdout)
         return
+    if file.exists() and not file.is_file() and not file.is_dir():
+        with file.open("w", encoding="utf-8") as stream:
+            yield StreamOutput(stream)
+        return
+    output = PartialOutput(file, made_from, resume=args.resume, force=args.force)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.parent)
-    except OSError as error:
-        raise UsageError(f"{file.parent} cannot be written: {error.strerror}; choose another place") from error
-    try:
-        with open(handle, "w", encoding="utf-8") as stream:
-            yield stream
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
+        yield output
+        output.finish()
+    except BaseException as error:
+        if not output.stop():
+            raise
+        kept = f"{output.done:,} prompts are kept in {output.path}; go on with --resume"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {kept}") from None
+        if isinstance(error, LitseqError):
+            raise type(error)(f"{error}; {kept}") from error
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _estimate(taken: int, share: float | None) -> float | None:
+    """How many prompts there will be, by how much of the input those are that were taken."""
+    return taken / share if share else None
+
+
+def _hash(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:  # opening the bundle says what is wrong with it
+        return ""

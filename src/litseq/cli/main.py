@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has what it wanted. The interpreter flushes stdout once more at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing half-written was kept", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted; nothing half-written was kept", INTERRUPTED)
     except Exception as error:
         _maybe_raise(error)
         reason = str(error) or "no message"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from litseq.bundle import Bundle, Manifest, open_bundle
-from litseq.errors import BundleError, UsageError
+from litseq.errors import BundleError, LitseqError, UsageError
 from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
+from litseq.runtime.offline import IterableSource, OfflineRun, Outcome, Source
 from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike, PromptReader, check_list
 from litseq.runtime.scoring import score_targets
@@ -47,18 +48,8 @@ class Generator:
         self._reader = PromptReader(bundle.manifest, self.tokenizer)
         self._defaults = _default_options(bundle.manifest)
         self._end_tokens = (self.tokenizer.eos_id,)
-        try:
-            self._graphs = Graphs(bundle, self.threads, spinning=spinning)
-        finally:
-            bundle.ensure_sound()  # weights that are damaged explain why a graph did not load
+        self._graphs = Graphs(bundle, self.threads, spinning=spinning)
         self._reuse = PrefixStore(_check_bytes(reuse_bytes)) if reuse_bytes else None
-        self._path = bundle.path.resolve()
-        self._settings: dict[str, Any] = {
-            "threads": self.threads,
-            "batch_size": self.batch_size,
-            "spinning": spinning,
-            "reuse_bytes": reuse_bytes,
-        }
         self._free: list[OrtStepModel] = []
         self._lock = threading.Lock()
 
@@ -79,7 +70,7 @@ class Generator:
             path: The bundle's directory.
             threads: Threads for the work inside a call; None: one a core this process may use.
             batch_size: Rows that run at the same time; it bounds the memory of the caches.
-            verify: Check the hashes of all files, of large weights while they load; see `litseq.bundle.open_bundle`.
+            verify: Check the hashes of all files first; see `litseq.bundle.open_bundle`.
             spinning: Let idle threads wait busily for the next step. Turn it off where other work needs the cores.
             reuse_bytes: Memory for what a decoder-only model made of earlier prompts and its answers to them, so that a
                 prompt that begins as one of them (the next turn of a chat) reads only what is new. What `stream`,
@@ -89,12 +80,8 @@ class Generator:
         Raises:
             BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
         """
-        bundle = open_bundle(path, verify=verify, background=True)
+        bundle = open_bundle(path, verify=verify)
         return cls(bundle, threads=threads, batch_size=batch_size, spinning=spinning, reuse_bytes=reuse_bytes)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickled as its path and settings: who unpickles it, a spawned worker for one, loads the bundle again."""
-        return _load_again, (type(self), str(self._path), self._settings)
 
     def generate(
         self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
@@ -115,20 +102,62 @@ class Generator:
         check_list(prompts, "prompts")
         chosen = self._options(options)
         rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
-        read = [self._reader.read(prompt, f"prompt {i}", chosen.prefix) for i, prompt in enumerate(prompts)]
-        # The longest first: similar prompts share a call, and no long one is left alone at the end.
-        order = sorted(range(len(read)), key=lambda i: -read[i].length)
-        done: dict[int, list[Completion]] = {}
-        with self._engine(min(rows, max(1, len(read) * chosen.num_beams)), admit_at=rows // 4) as engine:
-            tickets = {}
-            for i in order:
-                writer = OutputText(self.tokenizer, chosen, keep=len(read) == 1)
-                tickets[engine.submit(writer.request(read[i], i))] = i, writer
-            while not engine.idle:
-                for result in engine.step():
-                    i, writer = tickets.pop(result.ticket)
-                    done[i] = writer.completions(result)
-        return [completion for i in range(len(read)) for completion in done[i]]
+        read = self._reader.read_batch(prompts, prefix=chosen.prefix)
+        if wrong := next((prompt for prompt in read if isinstance(prompt, LitseqError)), None):
+            raise wrong
+        count = len(read)
+        rows = min(rows, max(1, count * chosen.num_beams))
+        run = self._offline(IterableSource(read), chosen, rows, window=count, block=count, keep=count == 1)
+        return [completion for outcome in run for completion in _completions(outcome)]
+
+    def generate_iterable(
+        self,
+        prompts: Iterable[PromptLike],
+        *,
+        window: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[Completion]:
+        """`generate` for prompts without end: completions in the order of `prompts`, as they become ready, in bounded memory.
+
+        Prompts are read ahead, so that those of similar length share calls and the batch stays full. An error of
+        `prompts`, or a prompt that does not fit the model, is raised behind the completions of all prompts before it.
+
+        Args:
+            prompts: Texts, or lists of token ids; `next` is called in the caller's thread.
+            window: Prompts in work at most, from the one whose completion comes next to the last that was read; None:
+                4096, or 64 batches where that is more. It bounds the memory.
+            batch_size: Rows that run at the same time, in place of the generator's own.
+            **options: See `litseq.generation.GenerationOptions`.
+
+        Raises:
+            UsageError: at once, for an unknown option.
+        """
+        if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+            raise UsageError(f"prompts is of type {type(prompts).__name__}, expected an iterable of prompts")
+        run = self.offline(IterableSource(prompts), window=window, batch_size=batch_size, **options)
+        return (completion for outcome in run for completion in _completions(outcome))
+
+    def offline(
+        self,
+        source: Source,
+        *,
+        window: int | None = None,
+        batch_size: int | None = None,
+        start: int = 0,
+        name: Callable[[int], str] = "prompt {}".format,
+        on_step: Callable[[], object] | None = None,
+        **options: Any,
+    ) -> OfflineRun:
+        """What `generate_iterable` is made of, for programs that handle the errors of single prompts themselves.
+
+        See `OfflineRun` for the arguments and for what it gives.
+        """
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+            raise UsageError(f"window is {window!r}, expected an integer of at least 1")
+        rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
+        chosen = self._options(options)
+        return self._offline(source, chosen, rows, window=window, start=start, name=name, on_step=on_step)
 
     def stream(self, prompt: PromptLike, **options: object) -> Iterator[str]:
         """The completion of one prompt in pieces, each as soon as it is certain.
@@ -188,6 +217,10 @@ class Generator:
         chosen = GenerationOptions.from_mapping(given, self._defaults)
         return replace(chosen, bad_words=self._reader.read_words(chosen.bad_words)) if chosen.bad_words else chosen
 
+    def _offline(self, source: Source, options: GenerationOptions, rows: int, **more: Any) -> OfflineRun:
+        engine = self._engine(rows, admit_at=rows // 4)
+        return OfflineRun(source, engine, self._reader, self.tokenizer, options, rows=rows, **more)
+
     @contextmanager
     def _engine(self, max_rows: int, **bounds: Any) -> Iterator[Engine]:
         """A loop over a step model that nobody else uses; its memory serves the next call again."""
@@ -202,15 +235,17 @@ class Generator:
                     self._free.append(model)
 
 
-def _load_again(kind: type[Generator], path: str, settings: dict[str, Any]) -> Generator:
-    return kind.from_bundle(path, **settings)
-
-
 def _default_options(manifest: Manifest) -> GenerationOptions:
     try:
         return GenerationOptions.from_mapping(manifest.generation)
     except UsageError as error:
         raise BundleError(f"manifest.json is not usable: generation: {error}") from error
+
+
+def _completions(outcome: Outcome) -> list[Completion]:
+    if isinstance(outcome, LitseqError):
+        raise outcome
+    return outcome
 
 
 def _check_batch_size(batch_size: int) -> int:

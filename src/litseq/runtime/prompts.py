@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from litseq.bundle import Manifest
-from litseq.errors import BundleError, UsageError
+from litseq.errors import BundleError, LitseqError, UsageError
 from litseq.generation import Prompt
 from litseq.text import PromptFormat, Tokenizer
 
@@ -40,19 +40,41 @@ class PromptReader:
         Raises:
             UsageError: when it is of the wrong type, empty, too long, or has ids the model does not know.
         """
-        ids = self._ids(prompt, where)
-        ids = self._format.render(ids) if isinstance(prompt, str) else ids
-        if not ids:
-            raise UsageError(f"{where} is empty; give at least one token")
-        if len(ids) > self._max_length:
-            raise UsageError(f"{where} has {len(ids)} tokens, the model takes at most {self._max_length}; shorten it")
+        return self._prompt(prompt, self._ids(prompt, where), where, self._ids(prefix, "prefix"))
+
+    def read_batch(
+        self,
+        prompts: Sequence[PromptLike | Prompt | LitseqError],
+        first: int = 0,
+        name: Callable[[int], str] = "prompt {}".format,
+        prefix: PromptLike = (),
+    ) -> list[Prompt | LitseqError]:
+        """`read` for many prompts, whose texts are encoded together.
+
+        Args:
+            prompts: What `read` takes; prompts that are read already and errors stay what they are.
+            first: The place of the first one.
+            name: What a message calls the prompt of a place.
+            prefix: The forced beginning of the outputs.
+
+        Returns:
+            A prompt for each, or in its place the error that `read` raises.
+        """
+        texts = [prompt for prompt in prompts if isinstance(prompt, str) and is_unicode(prompt)]
+        encoded = iter(self._tokenizer.encode_batch(texts))
         forced = self._ids(prefix, "prefix")
-        start = [*(self._format.start_ids if self._has_encoder else ids), *forced]
-        if len(start) > self._max_length:
-            raise UsageError(
-                f"{where} and prefix have {len(start)} tokens, the model takes at most {self._max_length}; shorten them"
-            )
-        return Prompt(start, ids if self._has_encoder else None, len(forced))
+        found: list[Prompt | LitseqError] = []
+        for place, prompt in enumerate(prompts, first):
+            if isinstance(prompt, Prompt | LitseqError):
+                found.append(prompt)
+                continue
+            try:
+                known = isinstance(prompt, str) and is_unicode(prompt)
+                ids = next(encoded) if known else self._ids(prompt, name(place))
+                found.append(self._prompt(prompt, ids, name(place), forced))
+            except UsageError as error:
+                found.append(error)
+        return found
 
     def read_words(self, words: Sequence[PromptLike]) -> tuple[tuple[int, ...], ...]:
         """Words that must not occur, as ids: a text is tokenised as it stands and behind a space."""
@@ -72,6 +94,19 @@ class PromptReader:
                 f"{where} has {len(ids)} tokens, the model has room for {room} behind its prompt; shorten it"
             )
         return ids
+
+    def _prompt(self, prompt: PromptLike, ids: list[int], where: str, forced: list[int]) -> Prompt:
+        ids = self._format.render(ids) if isinstance(prompt, str) else ids
+        if not ids:
+            raise UsageError(f"{where} is empty; give at least one token")
+        if len(ids) > self._max_length:
+            raise UsageError(f"{where} has {len(ids)} tokens, the model takes at most {self._max_length}; shorten it")
+        start = [*(self._format.start_ids if self._has_encoder else ids), *forced]
+        if len(start) > self._max_length:
+            raise UsageError(
+                f"{where} and prefix have {len(start)} tokens, the model takes at most {self._max_length}; shorten them"
+            )
+        return Prompt(start, ids if self._has_encoder else None, len(forced))
 
     def _ids(self, given: PromptLike, where: str) -> list[int]:
         if isinstance(given, str):
