@@ -6,7 +6,7 @@ import time
 import pytest
 
 from bundle.bundle_files import write_sample
-from litseq.bundle import FileEntry, open_bundle
+from litseq.bundle import FileEntry, open_bundle, reading
 from litseq.bundle.reading import file_problem
 from litseq.errors import BundleError
 
@@ -79,6 +79,23 @@ def test_a_flipped_byte(bundle, at):
 def test_a_file_cut_short_is_noticed_without_hashes(bundle):
     os.truncate(bundle / "weights.data", 3)
     refused(bundle, "weights.data has 3 bytes, expected 19", verify=False)
+
+
+def test_large_weights_are_hashed_beside_the_caller(bundle, monkeypatch):
+    monkeypatch.setattr(reading, "_BACKGROUND_BYTES", 0)
+    opened = open_bundle(bundle, background=True)
+    assert len(opened._checks) == 1
+    opened.ensure_sound()
+    content = bytearray((bundle / "weights.data").read_bytes())
+    content[3] ^= 1
+    (bundle / "weights.data").write_bytes(content)
+    damaged = open_bundle(bundle, background=True)
+    for _ in range(2):
+        with pytest.raises(BundleError, match=r"is damaged: weights.data has SHA-256"):
+            damaged.ensure_sound()
+    open_bundle(bundle, background=True, verify=False).ensure_sound()
+    (bundle / "decoder.onnx").write_bytes(bytes((bundle / "decoder.onnx").stat().st_size))
+    refused(bundle, "decoder.onnx has SHA-256", background=True)
 
 
 def test_all_damage_is_named_at_once(bundle):

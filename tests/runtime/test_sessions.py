@@ -11,6 +11,8 @@ from litseq.runtime.graphs import Graphs
 from litseq.runtime.sessions import check_threads, create_session, default_threads
 from runtime.fixtures import fixture_path
 
+FIXTURES = fixture_path("x").parent
+
 
 def test_default_threads_are_within_what_the_process_may_use():
     assert 1 <= default_threads() <= 1024
@@ -112,6 +114,25 @@ def test_a_damaged_bundle_is_not_loaded(tmp_path):
     content[len(content) // 2] ^= 1
     (copy / "decoder.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"decoder.onnx has SHA-256"):
+        Generator.from_bundle(copy)
+
+
+def test_damaged_weights_are_found_while_they_load(tmp_path, monkeypatch):
+    import shutil
+
+    from litseq.bundle import reading
+
+    monkeypatch.setattr(reading, "_BACKGROUND_BYTES", 0)
+    copy = shutil.copytree(FIXTURES / "exported-decoder-only", tmp_path / "copy")
+    assert Generator.from_bundle(copy)
+    content = bytearray((copy / "weights.data").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "weights.data").write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights.data has SHA-256"):
+        Generator.from_bundle(copy)
+    # The damage is named, and not what onnxruntime makes of it.
+    monkeypatch.setattr("litseq.runtime.generator.Graphs", lambda *_, **__: 1 / 0)
+    with pytest.raises(BundleError, match=r"weights.data has SHA-256"):
         Generator.from_bundle(copy)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from litseq.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from litseq.errors import BundleError
 
 _MANIFEST_LIMIT = 16 * 2**20
+_BACKGROUND_BYTES = 4 * 2**20
+"""Smaller files are hashed at once, in a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,15 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _checks: tuple[Future[str | None], ...] = field(default=(), repr=False, compare=False)
+
+    def ensure_sound(self) -> None:
+        """Wait for the checks that run beside; after it everything was checked.
+
+        Raises:
+            BundleError: a file is damaged.
+        """
+        _refuse_damage(self.path, [check.result() for check in self._checks])
 
     def file(self, name: str) -> Path:
         """The path of one of the manifest's files."""
@@ -28,23 +40,42 @@ class Bundle:
         return self.path / name
 
 
-def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: str | Path, *, verify: bool = True, background: bool = False) -> Bundle:
     """Read the manifest under `path` and check every file it lists.
 
     Args:
         path: The bundle's directory.
         verify: Also compare the SHA-256 of every file. Sizes are always compared. Leave it on for bundles that were
             moved or downloaded; a 500 MB bundle takes a fraction of a second.
+        background: Hash large weights beside what the caller does; who loads them must call `Bundle.ensure_sound` before
+            anything that was made of them is used. Manifest, graphs and tokenizer are always checked at once.
 
     Raises:
         BundleError: for a missing, foreign, damaged or newer bundle, in one line.
     """
     directory = Path(path)
     manifest = read_manifest(directory)
-    problems = [p for name, entry in manifest.files.items() if (p := file_problem(directory, name, entry, verify))]
-    if problems:
+    read_first = {manifest.decoder.file, manifest.tokenizer.file, manifest.encoder.file if manifest.encoder else ""}
+    later = {
+        name
+        for name, entry in manifest.files.items()
+        if background and verify and name not in read_first and entry.bytes >= _BACKGROUND_BYTES
+    }
+    _refuse_damage(
+        directory,
+        [file_problem(directory, name, entry, verify and name not in later) for name, entry in manifest.files.items()],
+    )
+    if not later:
+        return Bundle(directory, manifest)
+    with_threads = ThreadPoolExecutor(len(later), thread_name_prefix="litseq-hash")
+    checks = [with_threads.submit(file_problem, directory, name, manifest.files[name]) for name in sorted(later)]
+    with_threads.shutdown(wait=False)
+    return Bundle(directory, manifest, tuple(checks))
+
+
+def _refuse_damage(directory: Path, found: list[str | None]) -> None:
+    if problems := [problem for problem in found if problem]:
         raise BundleError(f"{directory} is damaged: {'; '.join(problems[:8])}; export or copy the bundle again")
-    return Bundle(directory, manifest)
 
 
 def read_manifest(directory: Path) -> Manifest:

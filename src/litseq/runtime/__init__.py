@@ -6,5 +6,6 @@ from litseq.runtime.generator import Generator as Generator
 from litseq.runtime.prompts import PromptLike as PromptLike
 from litseq.runtime.scheduler import Pending as Pending
 from litseq.runtime.scheduler import Scheduler as Scheduler
+from litseq.runtime.sessions import share_threads as share_threads
 
-__all__ = ["Completion", "Generator", "Pending", "PromptLike", "Scheduler", "TargetScore"]
+__all__ = ["Completion", "Generator", "Pending", "PromptLike", "Scheduler", "TargetScore", "share_threads"]

@@ -48,8 +48,18 @@ class Generator:
         self._reader = PromptReader(bundle.manifest, self.tokenizer)
         self._defaults = _default_options(bundle.manifest)
         self._end_tokens = (self.tokenizer.eos_id,)
-        self._graphs = Graphs(bundle, self.threads, spinning=spinning)
+        try:
+            self._graphs = Graphs(bundle, self.threads, spinning=spinning)
+        finally:
+            bundle.ensure_sound()  # weights that are damaged explain why a graph did not load
         self._reuse = PrefixStore(_check_bytes(reuse_bytes)) if reuse_bytes else None
+        self._path = bundle.path.resolve()
+        self._settings: dict[str, Any] = {
+            "threads": self.threads,
+            "batch_size": self.batch_size,
+            "spinning": spinning,
+            "reuse_bytes": reuse_bytes,
+        }
         self._free: list[OrtStepModel] = []
         self._lock = threading.Lock()
 
@@ -70,7 +80,7 @@ class Generator:
             path: The bundle's directory.
             threads: Threads for the work inside a call; None: one a core this process may use.
             batch_size: Rows that run at the same time; it bounds the memory of the caches.
-            verify: Check the hashes of all files first; see `litseq.bundle.open_bundle`.
+            verify: Check the hashes of all files, of large weights while they load; see `litseq.bundle.open_bundle`.
             spinning: Let idle threads wait busily for the next step. Turn it off where other work needs the cores.
             reuse_bytes: Memory for what a decoder-only model made of earlier prompts and its answers to them, so that a
                 prompt that begins as one of them (the next turn of a chat) reads only what is new. What `stream`,
@@ -80,8 +90,12 @@ class Generator:
         Raises:
             BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
         """
-        bundle = open_bundle(path, verify=verify)
+        bundle = open_bundle(path, verify=verify, background=True)
         return cls(bundle, threads=threads, batch_size=batch_size, spinning=spinning, reuse_bytes=reuse_bytes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled as its path and settings: who unpickles it, a spawned worker for one, loads the bundle again."""
+        return _load_again, (type(self), str(self._path), self._settings)
 
     def generate(
         self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
@@ -233,6 +247,10 @@ class Generator:
             with self._lock:
                 if len(self._free) < _KEPT_MODELS and model.nbytes <= _KEPT_BYTES:
                     self._free.append(model)
+
+
+def _load_again(kind: type[Generator], path: str, settings: dict[str, Any]) -> Generator:
+    return kind.from_bundle(path, **settings)
 
 
 def _default_options(manifest: Manifest) -> GenerationOptions:

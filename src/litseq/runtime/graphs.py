@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from litseq.bundle import Bundle, CacheTensor, CrossTensor, Manifest
 from litseq.errors import BundleError, LitseqError
 from litseq.runtime.row_store import TensorSpec
 from litseq.runtime.sessions import Binding, Session, create_session
+from litseq.runtime.weights import Weights
 
 Array = NDArray[Any]
 
@@ -48,11 +50,15 @@ class Graphs:
     def __init__(self, bundle: Bundle, threads: int, *, spinning: bool = True) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
-        self.decoder = create_session(bundle.file(manifest.decoder.file), threads, spinning=spinning)
+        self._process = os.getpid()
+        self._weights = Weights(bundle)
         self.encoder: Session | None = None
-        if manifest.encoder is not None:
-            # Its threads must not spin beside the decoder's, which take over right after it.
-            self.encoder = create_session(bundle.file(manifest.encoder.file), threads, spinning=False)
+        with self._weights.loading():
+            # The decoder first: a large table is packed before the encoder's weights take their memory.
+            self.decoder = self._load(bundle, manifest.decoder.file, threads, spinning=spinning)
+            if manifest.encoder is not None:
+                # Its threads must not spin beside the decoder's, which take over right after it.
+                self.encoder = self._load(bundle, manifest.encoder.file, threads, spinning=False)
         problems = _contradictions(self.decoder, *_decoder_tensors(manifest))
         if self.encoder is not None:
             problems += _contradictions(self.encoder, *_encoder_tensors(manifest))
@@ -88,7 +94,7 @@ class Graphs:
 
     def decode(self, binding: Binding) -> None:
         """Run the decoder over a binding."""
-        _run(self.decoder, binding)
+        self._run(self.decoder, binding)
 
     def encode(self, ids: Array, lengths: Array, cross: Mapping[str, Array]) -> None:
         """Run the encoder: `ids` [B, S] into the cross tensors, each [B, ..., S, ...]."""
@@ -100,21 +106,29 @@ class Graphs:
         binding.input(names.inputs["lengths"], lengths)
         for name, array in cross.items():
             binding.output(names.outputs[name], array)
-        _run(self.encoder, binding)
+        self._run(self.encoder, binding)
 
     @property
     def has_top_k(self) -> bool:
         """Whether the decoder graph finds the likeliest tokens itself."""
         return "top_k" in self.manifest.decoder.inputs
 
+    def _load(self, bundle: Bundle, name: str, threads: int, *, spinning: bool) -> Session:
+        return create_session(bundle.file(name), threads, spinning=spinning, data=self._weights.arrays)
 
-def _run(session: Session, binding: Binding) -> None:
-    try:
-        session.run_with_iobinding(binding.io)
-    except Exception as error:
-        raise LitseqError(
-            f"onnxruntime {onnxruntime.__version__} failed: {' '.join(str(error).split())[:300]}"
-        ) from error
+    def _run(self, session: Session, binding: Binding) -> None:
+        if self._process != os.getpid():
+            raise LitseqError(
+                f"this generator was loaded by process {self._process} and this is process {os.getpid()}, a fork of it, in "
+                "which onnxruntime's threads do not exist; load the generator in the new process, or start that with "
+                "multiprocessing.get_context('spawn')"
+            )
+        try:
+            session.run_with_iobinding(binding.io)
+        except Exception as error:
+            raise LitseqError(
+                f"onnxruntime {onnxruntime.__version__} failed: {' '.join(str(error).split())[:300]}"
+            ) from error
 
 
 def _spec(name: str, tensor: CacheTensor | CrossTensor) -> TensorSpec:

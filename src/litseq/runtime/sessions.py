@@ -1,13 +1,15 @@
-"""onnxruntime sessions: threads that do not fight, one clear line when a graph cannot be used.
+"""onnxruntime sessions: threads that do not fight, weights in memory once, one clear line when a graph cannot be used.
 
-onnxruntime's global thread pool would let all sessions share their threads, but once it exists, `InferenceSession` fails
-for everybody else in the process who did not ask for it (measured on 1.32). So every session has its own pool, and only
-those that run all the time (decoders) let their threads spin between calls.
+A session has a pool of threads of its own, unless `share_threads` gave the process one pool for all. That is no default:
+once onnxruntime's global pool exists, `InferenceSession` fails for everybody else in the process who does not ask for it
+(measured on 1.32). Only decoders, which run all the time, let their threads spin between calls.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ _ELEMENT_TYPES = {
     )
 }  # fmt: skip  # onnx.TensorProto.DataType
 
+_WANTS_GLOBAL_POOL = "use_per_session_threads must be false"
+
+_shared_threads: int | None = None
+_shared_lock = threading.Lock()
+
 
 def default_threads() -> int:
     """Physical cores this process may use: a second thread on one core only slows matrix products down."""
@@ -34,20 +41,64 @@ def default_threads() -> int:
     return max(1, min(len(cores), _cpu_quota()))
 
 
-def create_session(file: Path, threads: int, *, spinning: bool = True) -> onnxruntime.InferenceSession:
+def share_threads(threads: int | None = None) -> int:
+    """Let all generators that this process loads from now on share one pool of threads.
+
+    For a process with several generators that runs nothing else on onnxruntime. The pool stays until the process ends,
+    and other libraries' sessions then fail unless they set `SessionOptions.use_per_session_threads = False`. A
+    generator's own `threads` no longer counts.
+
+    Args:
+        threads: Threads of a call, the caller's own among them; None means `default_threads`.
+
+    Returns:
+        The threads of the pool.
+
+    Raises:
+        UsageError: when the process shares a pool of another size already.
+    """
+    global _shared_threads
+    wanted = check_threads(threads)
+    with _shared_lock:
+        if _shared_threads is None:
+            onnxruntime.set_global_thread_pool_sizes(wanted, 1)
+            _shared_threads = wanted
+        elif threads is not None and threads != _shared_threads:
+            raise UsageError(
+                f"this process shares a pool of {_shared_threads} threads already, and onnxruntime cannot change it to "
+                f"{threads}; call share_threads once, before the first generator"
+            )
+        return _shared_threads
+
+
+def create_session(
+    file: Path, threads: int, *, spinning: bool = True, data: Mapping[str, NDArray[np.uint8]] | None = None
+) -> onnxruntime.InferenceSession:
     """A CPU session for one graph.
 
     Args:
         file: The graph.
-        threads: Threads of a call, the caller's own among them.
+        threads: Threads of a call, the caller's own among them; unless the process shares a pool.
         spinning: Let the others wait busily for the next call: quickest where the cores are free, slow where they are not.
+        data: The contents of the files in which the graph keeps its weights, by name; used where they lie, so they must
+            live as long as the session. Without it onnxruntime maps the files itself.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if data:
+        options.add_external_initializers_from_files_in_memory(
+            list(data), list(data.values()), [len(content) for content in data.values()]
+        )
+        options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        try:
+            return _load(file, options, threads, shared=_shared_threads is not None, spinning=spinning)
+        except RuntimeError as error:
+            if _WANTS_GLOBAL_POOL not in str(error):
+                raise
+            # Somebody else in this process made the global pool; then there is no other.
+            return _load(file, options, threads, shared=True, spinning=spinning)
     except Exception as error:  # onnxruntime raises its own kinds, all of them plain RuntimeErrors or worse
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {reason}") from error
@@ -60,6 +111,17 @@ def check_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise UsageError(f"threads is {threads!r}, expected an integer from 1 to 1024, or None for one a core")
     return threads
+
+
+def _load(file: Path, options: Any, threads: int, *, shared: bool, spinning: bool) -> onnxruntime.InferenceSession:
+    options.use_per_session_threads = not shared
+    if shared:
+        # The shared pool knows no setting of its own, but a session can send it to sleep after a call.
+        options.add_session_config_entry("session.force_spinning_stop", "0" if spinning else "1")
+    else:
+        options.intra_op_num_threads = threads
+    # Without enable_fallback=0 a failure is printed to stdout and tried a second time.
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _siblings(cpu: int) -> str:
