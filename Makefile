@@ -12,7 +12,7 @@ help:
 	@echo "make test      the tests without the slow ones"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff, mypy, import contracts"
-	@echo "make bench     speed against transformers and CTranslate2"
+	@echo "make bench     speed beside transformers, CTranslate2, optimum-onnx, onnxruntime-genai, llama.cpp (an hour and more)"
 	@echo "make install   $(VENV) with everything the above need"
 	@echo "make clean     remove $(VENV), caches and build outputs"
 
@@ -45,8 +45,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/decode.py
+	PYTHON="$(PYTHON)" benchmarks/peers/setup.sh
+	$(BIN)/python benchmarks/peers --out docs
 
 # From a fresh environment, so that nothing of an old one is pinned.
 constraints:
@@ -58,5 +58,5 @@ constraints:
 	rm -rf $(VENV)-constraints
 
 clean:
-	rm -rf $(VENV) $(VENV)-light .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist runs
+	rm -rf $(VENV) $(VENV)-light benchmarks/peers/environments .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist runs
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ from runtime.fixtures import FIXTURES, fixture_net, fixture_path
 ROOMS = sorted(
     path.name
     for path in (Path(__file__).parents[1] / "src" / "litseq").iterdir()
-    if path.name in {"text", "bundle", "generation", "runtime", "serve", "scale"}
+    if path.name in {"text", "bundle", "generation", "runtime", "serve", "scale", "bench"}
 )
 
 # None in sys.modules makes the import fail; that a module is merely absent from it would prove less.

@@ -1,0 +1,60 @@
+import pytest
+
+from litseq.bench import bench
+from litseq.bench.limits import Limits
+from litseq.errors import UsageError
+from runtime.fixtures import FIXTURES, fixture_path
+
+
+@pytest.fixture(autouse=True)
+def known_limits(monkeypatch):
+    known = Limits(1, 10e9, 100e9, 400e9)
+    monkeypatch.setattr("litseq.bench.speed.measure_limits", lambda threads: known)
+    return known
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_architecture_is_measured(name):
+    told = []
+    result = bench(
+        fixture_path(name), batch_sizes=[1, 3], lengths=[4, 9], new_tokens=3, repeats=1, threads=1, progress=told.append
+    )
+    assert [(p.batch, p.length) for p in result.points] == [(1, 4), (3, 4), (1, 9), (3, 9)]
+    assert "batch 3, length 9" in told
+    for point in result.points:
+        assert (point.encoder_seconds is not None) == (name == "tiny-encoder-decoder")
+        assert point.tokens_per_second == pytest.approx(point.batch / point.step_seconds)
+        assert point.step_share > 0
+        assert point.prompt_share > 0
+
+
+def test_a_step_is_compared_with_reading_its_weights_and_caches(known_limits):
+    result = bench(fixture_path("tiny-decoder-only"), batch_sizes=[1], lengths=[10], new_tokens=4, repeats=1, threads=1)
+    (point,) = result.points
+    seconds = (result.step_bytes + 12 * result.cache_bytes) / known_limits.bandwidth
+    assert point.step_bound == "memory"
+    assert point.step_share == pytest.approx(seconds / point.step_seconds)
+
+
+def test_lengths_are_cut_to_what_the_model_takes():
+    result = bench(
+        fixture_path("tiny-decoder-only"), batch_sizes=[1], lengths=[8, 10**6], new_tokens=2, repeats=1, threads=1
+    )
+    longest = result.points[-1].length
+    assert longest < 10**6
+    assert [p.length for p in result.points] == [8, longest]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sizes": []}, "batch size"),
+        ({"lengths": [0]}, "length is"),
+        ({"repeats": 0}, "repeats"),
+        ({"new_tokens": 1}, "new_tokens is 1"),
+        ({"new_tokens": 10**6}, "measure fewer"),
+    ],
+)
+def test_numbers_that_cannot_be_measured(options, message):
+    with pytest.raises(UsageError, match=message):
+        bench(fixture_path("tiny-decoder-only"), threads=1, **options)
