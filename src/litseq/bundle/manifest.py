@@ -119,6 +119,8 @@ class Manifest:
     """"whole": a prompt must be one call (a prefix-LM sees its prefix whole); "chunks": it may be cut anywhere."""
     files: dict[str, FileEntry] = field(default_factory=dict)
     prompt_format: dict[str, object] = field(default_factory=dict)
+    chat: dict[str, object] = field(default_factory=dict)
+    """How a conversation becomes a prompt, see `litseq.text.ChatFormat`; empty where the model is no chatbot."""
     generation: dict[str, object] = field(default_factory=dict)
     """Defaults for `GenerationOptions`, in its words."""
     provenance: dict[str, object] = field(default_factory=dict)
@@ -159,6 +161,7 @@ class Manifest:
             prompt_pass=fields.text("prompt_pass", "chunks", PROMPT_PASSES),
             files=fields.entries("files", _file),
             prompt_format=fields.mapping("prompt_format"),
+            chat=fields.mapping("chat"),
             generation=fields.mapping("generation"),
             provenance=fields.mapping("provenance"),
             parity=fields.mapping("parity"),

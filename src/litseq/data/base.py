@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -71,7 +71,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             raise ValueError(f"max_tokens={max_tokens}, expected a positive number of tokens")
         self._tokenizer: Tokenizer | None = None
         self._columns: dict[str, Columns] = {}
-        self._encoded: dict[str, tuple[Ragged, ...]] = {}
+        self._encoded: dict[str, tuple[Any, ...]] = {}
         self._datasets: dict[str, SequenceDataset] = {}
         self._dataset_keys: dict[str, tuple[str, int | None]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
@@ -85,7 +85,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Read files into columns of text, all of the same length: sources and targets, or documents."""
 
     @abstractmethod
-    def read_prompts(self, paths: Paths, bad: BadLines) -> list[str]:
+    def read_prompts(self, paths: Paths, bad: BadLines) -> list[Any]:
         """Read the files of `predict` into the texts to generate from."""
 
     @abstractmethod
@@ -93,13 +93,28 @@ class SequenceDataModule(LightningDataModule, ABC):
         """What goes around a prompt for `self.architecture`, the same in training and in serving."""
 
     @abstractmethod
-    def make_dataset(self, columns: tuple[Ragged, ...]) -> tuple[SequenceDataset, dict[str, int]]:
+    def make_dataset(self, columns: tuple[Any, ...]) -> tuple[SequenceDataset, dict[str, int]]:
         """Examples from encoded columns, and the number of those left out by reason."""
+
+    # What a subclass whose columns are no plain texts gives besides.
 
     @property
     def special_tokens(self) -> Sequence[str]:
         """More special tokens for a tokenizer that is trained."""
         return ()
+
+    def tokenizer_texts(self, columns: Columns) -> Iterable[str]:
+        """What a tokenizer is trained on."""
+        return chain(*columns)
+
+    def encode(self, columns: Columns) -> tuple[Any, ...]:
+        """Columns as ids, once for all models."""
+        return tuple(Ragged.from_lists(self.tokenizer.iter_encode(column)) for column in columns)
+
+    def make_prompts(self, column: Any) -> PromptDataset:
+        """The prompts of `predict`, from the encoded column of `read_prompts`."""
+        form = self.prompt_format
+        return PromptDataset(column.enclose(form.prefix_ids, form.suffix_ids))
 
     # What a module and an exporter read.
 
@@ -122,7 +137,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 # A validation file that is missing is better noticed now than behind the training of a tokenizer.
                 for path in (*flat_paths(self.hparams["train"]), *flat_paths(self.hparams["val"])):
                     check_file(path)
-                texts, special = chain(*self._load("train")), self.special_tokens
+                texts, special = self.tokenizer_texts(self._load("train")), self.special_tokens
                 kind, size = self.hparams["tokenizer_kind"], self.hparams["vocab_size"]
                 self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind, special_tokens=special)
         return self._tokenizer
@@ -233,24 +248,21 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self._dataset_keys.get(split) == key:
             return
         if split not in self._encoded:
-            tokenizer, columns = self.tokenizer, self._load(split)
-            self._encoded[split] = tuple(Ragged.from_lists(tokenizer.iter_encode(column)) for column in columns)
+            _ = self.tokenizer  # before the texts of another split than its own are in memory
+            self._encoded[split] = self.encode(self._load(split))
             del self._columns[split]  # the texts are needed no more, and are the larger half
         if split == "predict":
-            dataset, dropped = self._prompts(self._encoded[split][0]), dict[str, int]()
+            dataset: SequenceDataset = self.make_prompts(self._encoded[split][0])
+            dropped: dict[str, int] = {}
         else:
             dataset, dropped = self.make_dataset(self._encoded[split])
-        self._facts[split] |= {"examples": len(dataset), "tokens": dataset.tokens, "dropped": dropped}
+        self._facts[split] |= {"examples": len(dataset), "tokens": dataset.tokens, "dropped": dropped, **dataset.facts}
         left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         if not len(dataset):
             raise DataError(f"no example of {split}= is left ({left_out or 'the files have none'})")
         if left_out:
             rank_zero_info(f"{split}: {len(dataset)} examples kept, left out {left_out}")
         self._datasets[split], self._dataset_keys[split] = dataset, key
-
-    def _prompts(self, texts: Ragged) -> SequenceDataset:
-        form = self.prompt_format
-        return PromptDataset(texts.enclose(form.prefix_ids, form.suffix_ids))
 
     def _load(self, split: str) -> Columns:
         """The texts of a split; a validation split cut from the training files is cut when either is first asked for."""

@@ -1,6 +1,8 @@
 """Datasets over compact arrays: pairs, blocks of packed documents, prompts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +20,8 @@ class SequenceDataset(Dataset[Example], ABC):
     """[N, K]: the lengths of the K tensors each example adds to."""
     varies: ClassVar[bool] = False
     """Whether an example is another in every epoch; its key in training is `index + epoch * len(self)` then."""
+    facts: Mapping[str, int] = MappingProxyType({})
+    """What else the fingerprint of the data says of these examples."""
 
     @property
     def tokens(self) -> int:

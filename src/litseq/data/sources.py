@@ -12,7 +12,8 @@ from litseq.errors import DataError
 Paths = str | list[str] | list[list[str]] | tuple[str, str] | None
 """One file, several, a pair of aligned files, or several such pairs; plain types so that a config file can say it."""
 
-Columns = tuple[list[str], ...]
+Columns = tuple[list[Any], ...]
+"""Columns of equal length: of texts, or of what else a data module reads an example into."""
 
 _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PAIR_FORMATS = ("tsv", "jsonl", "aligned")
@@ -204,6 +205,16 @@ def _json_fields(
     path: str, lines: list[bytes], names: tuple[str, ...], bad: BadLines
 ) -> Iterable[tuple[int, tuple[str, ...]]]:
     """The named text fields of every JSON line that has them."""
+    for number, record in json_records(path, lines, bad):
+        reason = _field_problem(record, names)
+        if reason:
+            bad.add(path, number, reason)
+        else:
+            yield number, tuple(record[name] for name in names)
+
+
+def json_records(path: str, lines: list[bytes], bad: BadLines) -> Iterable[tuple[int, Any]]:
+    """What every line of JSON holds."""
     for number, line in enumerate(lines, 1):
         text = decode_line(line, path, number, bad)
         if text is None:
@@ -214,11 +225,7 @@ def _json_fields(
             where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             bad.add(path, number, f"broken JSON ({where})")
             continue
-        reason = _field_problem(record, names)
-        if reason:
-            bad.add(path, number, reason)
-        else:
-            yield number, tuple(record[name] for name in names)
+        yield number, record
 
 
 def _field_problem(record: Any, names: tuple[str, ...]) -> str | None:

@@ -176,6 +176,7 @@ def _manifest(
         tokenizer=TokenizerInfo(TOKENIZER_FILE, golden_strings(tokenizer)),
         prompt_pass="whole" if "prefix_lengths" in spec.inputs else "chunks",
         prompt_format=(prompt_format or _prompt_format(module, tokenizer)).to_dict(),  # type: ignore[arg-type]
+        chat=module.record.chat or {},
         generation=module.generation_options(),
         provenance={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,9 +29,7 @@ def generate_ids(
     values = dict(module.generation_options() if options is None else options)
     values.pop("stop", None)
     parsed = GenerationOptions.from_mapping(values)
-    tokenizer = module.record.load_tokenizer()
-    end_token = EOS_ID if tokenizer is None else tokenizer.eos_id
-    engine = Engine(TorchStepModel(module), [end_token])
+    engine = Engine(TorchStepModel(module), module.record.end_tokens(EOS_ID))
     start = (module.record.prompt_format or {}).get("start_ids") or [BOS_ID]
     has_encoder = module.architecture == "encoder-decoder"
     for index, prompt in enumerate(prompts):

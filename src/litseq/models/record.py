@@ -18,12 +18,13 @@ COMPILED_PREFIX = "_orig_mod."
 
 
 class CheckpointRecord:
-    """Tokenizer, prompt format, data fingerprint and seed, in plain types, as the data or a checkpoint gave them."""
+    """Tokenizer, prompt and chat format, data fingerprint and seed, in plain types, as the data or a checkpoint gave them."""
 
     def __init__(self) -> None:
         self.tokenizer_json: str | None = None
         self._tokenizer: tuple[str, Tokenizer] | None = None
         self.prompt_format: dict[str, Any] | None = None
+        self.chat: dict[str, Any] | None = None
         self.data: dict[str, Any] | None = None
         self.seed = 0
         """What the random numbers of training are drawn from, together with the step."""
@@ -51,6 +52,9 @@ class CheckpointRecord:
         prompt_format = getattr(datamodule, "prompt_format", None)
         if prompt_format is not None:
             self.prompt_format = _plain(prompt_format)
+        chat = getattr(datamodule, "chat", None)
+        if chat is not None:
+            self.chat = _plain(chat)
         fingerprint = getattr(datamodule, "fingerprint", None)
         if fingerprint is not None and (fitting or self.data is None):
             self.data = _plain(fingerprint)
@@ -63,6 +67,7 @@ class CheckpointRecord:
             "architecture": module.architecture,
             "tokenizer": self.tokenizer_json,
             "prompt_format": self.prompt_format,
+            "chat": self.chat,
             "data": self.data,
             "seed": self.seed,
         }
@@ -72,6 +77,7 @@ class CheckpointRecord:
         if entry.get("tokenizer"):
             self._take_tokenizer(entry["tokenizer"])
         self.prompt_format = entry.get("prompt_format") or self.prompt_format
+        self.chat = entry.get("chat") or self.chat
         self.data = entry.get("data") or self.data
         self.seed = entry.get("seed") or self.seed
 
@@ -83,6 +89,16 @@ class CheckpointRecord:
                 " same training files and options, or tokenizer= the same tokenizer.json"
             )
         self.tokenizer_json = tokenizer_json
+
+    def end_tokens(self, default: int) -> list[int]:
+        """What ends an output: the end token, and in a chatbot what ends an answer.
+
+        Args:
+            default: The end token where no tokenizer is known.
+        """
+        tokenizer = self.load_tokenizer()
+        end = default if tokenizer is None else tokenizer.eos_id
+        return [end, *(token for token in (self.chat or {}).get("stop_ids", ()) if token != end)]
 
     def load_tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None where none is known."""

@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from litseq.errors import DataError
+from litseq.text.special_text import SpecialToken
 from litseq.text.special_tokens import SpecialTokens, find_special_tokens, state_tokens
 from litseq.text.streaming import StreamDecoder
 from litseq.text.training import train_backend
@@ -29,6 +30,7 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True  # "special tokens in a text are text"
         self._backend = backend
+        self._reading: tokenizers.Tokenizer | None = None
         self._special = special
         self._control = frozenset({special.pad, special.bos, special.eos})
         # Not the number of tokens: a foreign vocabulary may have gaps, and an id must index an embedding.
@@ -134,6 +136,24 @@ class Tokenizer:
                 block = []
         yield from (item.ids for item in self._backend.encode_batch_fast(block, add_special_tokens=False))
 
+    def encode_with_offsets(self, text: str) -> tokenizers.Encoding:
+        """`encode`, with the place of every token in the text."""
+        return self._backend.encode(text, add_special_tokens=False)
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """Texts in which the words of special tokens are those tokens, with the places of all tokens.
+
+        For what a `ChatTemplate` renders, which has hidden them where they are a user's words, and for nothing else.
+        """
+        if self._reading is None:
+            reading = tokenizers.Tokenizer.from_str(self._json)
+            reading.no_truncation()
+            reading.no_padding()
+            reading.encode_special_tokens = False
+            self._reading = reading
+        encodings: list[tokenizers.Encoding] = self._reading.encode_batch(list(texts), add_special_tokens=False)
+        return encodings
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out."""
         kept = [index for index in ids if index not in self._control]
@@ -158,6 +178,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the greatest id: the rows an embedding needs."""
         return self._vocab_size
+
+    @property
+    def special_tokens(self) -> list[SpecialToken]:
+        """All special tokens by their ids, those of no role too."""
+        added = sorted(self._backend.get_added_tokens_decoder().items())
+        return [SpecialToken(i, token.content, token.lstrip, token.rstrip) for i, token in added if token.special]
 
     @property
     def pad_id(self) -> int:
