@@ -129,7 +129,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, object]:
         """The manifest as plain JSON types."""
-        return {"format": FORMAT, "format_version": self.format_version} | asdict(self)
+        values: dict[str, object] = {"format": FORMAT, "format_version": self.format_version} | asdict(self)
+        if not self.chat:
+            del values["chat"]
+        return values
 
     def to_json(self) -> str:
         """The text of `manifest.json`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from litseq.bundle import Bundle
+    from litseq.text import ChatFormat, Tokenizer
 
 _CHECKS = ("manifest", "file sizes", "SHA-256 of every file", "golden strings of the tokenizer")
 
@@ -29,18 +30,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and describe it; a bundle that fails a check raises its error."""
     from litseq.bundle import open_bundle
+    from litseq.runtime.chat import ChatReader
     from litseq.runtime.tokenizer import load_tokenizer
 
     bundle = open_bundle(args.bundle)
-    load_tokenizer(bundle)
+    tokenizer = load_tokenizer(bundle)
+    chat = ChatReader(bundle.manifest, tokenizer).format
     if args.json:
         print(json.dumps(bundle.manifest.to_dict() | {"checked": list(_CHECKS)}, indent=1, ensure_ascii=False))
     else:
-        _show(bundle)
+        _show(bundle, _conversation(chat, tokenizer) if chat else {})
     return 0
 
 
-def _show(bundle: Bundle) -> None:
+def _show(bundle: Bundle, conversation: Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -59,17 +62,32 @@ def _show(bundle: Bundle) -> None:
         },
         "files": {name: f"{_size(entry.bytes)}  {entry.sha256[:12]}" for name, entry in sorted(manifest.files.items())}
         | {"together": _size(total)},
+        "conversation": conversation,
         "generation defaults": manifest.generation,
         "where it came from": manifest.provenance,
         "verified at export": manifest.parity or {"parity": "not stated"},
         "verified now": dict.fromkeys(_CHECKS, "ok"),
     }
     for name, values in sections.items():
+        if name == "conversation" and not values:
+            continue
         table.add_section()
         table.add_row(f"[bold]{name}[/bold]", "")
         for key, value in flatten(values):
             table.add_row(f"  {_plain(key)}", _plain(value))
     Console(soft_wrap=False).print(table)
+
+
+def _conversation(chat: ChatFormat, tokenizer: Tokenizer) -> dict[str, object]:
+    """How the model is asked, for one that was trained on conversations."""
+    from litseq.text import CHATML
+
+    known = "the whole conversation" if chat.history is None else f"{chat.history} questions before, and their answers"
+    return {
+        "chat template": "ChatML" if chat.template.source == CHATML else f"Jinja: {chat.template.source}",
+        "an answer knows": known if chat.history != 0 else "the question alone",
+        "an answer ends with": ", ".join(str(tokenizer.id_to_token(token)) for token in chat.stop_ids),
+    }
 
 
 def flatten(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:

@@ -123,16 +123,15 @@ class ConversationDataModule(SequenceDataModule):
     @property
     def chat_format(self) -> ChatFormat:
         """How the model is asked: what the exporter writes into the bundle."""
-        if self._template is None:
-            source, names = self._template_source
-            try:
-                self._template = ChatTemplate(self.tokenizer, source, names)
-            except ValueError as error:
-                where = self.hparams["chat_template"] or self.hparams["tokenizer"] or "chatml"
-                raise DataError(f"{where}: {error}") from None
-        if self.architecture == ENCODER_DECODER:
-            return ChatFormat(self._template, (self.tokenizer.eos_id,), self._history, generation_prompt=False)
-        return ChatFormat(self._template, (self._template.stop_id,), self._history)
+        try:
+            if self._template is None:
+                self._template = ChatTemplate(self.tokenizer, *self._template_source)
+            if self.architecture == ENCODER_DECODER:
+                return ChatFormat(self._template, (self.tokenizer.eos_id,), self._history, generation_prompt=False)
+            return ChatFormat(self._template, (self._template.stop_id,), self._history)
+        except ValueError as error:
+            where = self.hparams["chat_template"] or self.hparams["tokenizer"] or "chatml"
+            raise DataError(f"{where}: {error}") from None
 
     @property
     def chat(self) -> dict[str, Any]:

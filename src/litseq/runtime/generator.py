@@ -12,6 +12,7 @@ from typing import Any
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, LitseqError, UsageError
 from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request
+from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.offline import IterableSource, OfflineRun, Outcome, Source
@@ -21,6 +22,7 @@ from litseq.runtime.scoring import score_targets
 from litseq.runtime.sessions import check_threads
 from litseq.runtime.step_model import OrtStepModel
 from litseq.runtime.tokenizer import load_tokenizer
+from litseq.text.messages import MessageLike
 
 REUSE_BYTES = 256 * 2**20
 _KEPT_MODELS = 4
@@ -45,9 +47,11 @@ class Generator:
         self.batch_size = _check_batch_size(batch_size)
         self.manifest: Manifest = bundle.manifest
         self.tokenizer = load_tokenizer(bundle)
-        self._reader = PromptReader(bundle.manifest, self.tokenizer)
+        self._chat = ChatReader(bundle.manifest, self.tokenizer)
+        stops = self._chat.stop_ids or (self.tokenizer.eos_id,)
+        self._reader = PromptReader(bundle.manifest, self.tokenizer, end_id=stops[0])
         self._defaults = _default_options(bundle.manifest)
-        self._end_tokens = (self.tokenizer.eos_id,)
+        self._end_tokens = tuple({self.tokenizer.eos_id: None} | dict.fromkeys(stops))
         try:
             self._graphs = Graphs(bundle, self.threads, spinning=spinning)
         finally:
@@ -192,6 +196,30 @@ class Generator:
         return self._stream(
             self._reader.read(prompt, prefix=chosen.prefix), OutputText(self.tokenizer, chosen, live=True)
         )
+
+    def chat(self, messages: Sequence[MessageLike], **options: object) -> Completion:
+        """The answer to the question at the end of a conversation.
+
+        Where the conversation is too long for the model, its oldest whole turns are left out, as in training;
+        `chat_prompt` says how many.
+
+        Args:
+            messages: The conversation: `{"role": ..., "content": ...}` or `litseq.text.Message`, a system message or
+                none, then the user and the assistant in turn.
+            **options: See `litseq.generation.GenerationOptions`.
+
+        Raises:
+            UsageError: for an unknown option, what is no conversation, or a bundle that is no chatbot.
+        """
+        return self.generate([self.chat_prompt(messages, **options).token_ids], batch_size=None, **options)[0]
+
+    def stream_chat(self, messages: Sequence[MessageLike], **options: object) -> Iterator[str]:
+        """`chat` in pieces, as `stream` gives them."""
+        return self.stream(self.chat_prompt(messages, **options).token_ids, **options)
+
+    def chat_prompt(self, messages: Sequence[MessageLike], **options: object) -> ChatPrompt:
+        """What the model reads of a conversation before it answers; the same arguments as `chat`."""
+        return self._chat.read(messages, self._options(options).max_new_tokens)
 
     def score(self, prompts: Sequence[PromptLike], targets: Sequence[PromptLike]) -> list[TargetScore]:
         """How likely the model finds each target as the output for its prompt.

@@ -17,8 +17,9 @@ PromptLike = str | Sequence[int]
 class PromptReader:
     """Turns prompts into `Prompt`s by the bundle's prompt format."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, end_id: int | None = None) -> None:
         self._tokenizer = tokenizer
+        self._end_id = tokenizer.eos_id if end_id is None else end_id
         self._has_encoder = manifest.encoder is not None
         self._vocab_size = manifest.model.vocab_size
         self._max_length = manifest.model.max_seq_len
@@ -87,7 +88,7 @@ class PromptReader:
     def read_target(self, target: PromptLike, prompt: Prompt, where: str) -> list[int]:
         """A target as ids, with the end token behind a text."""
         ids = self._ids(target, where)
-        ids = [*ids, self._tokenizer.eos_id] if isinstance(target, str) else ids
+        ids = [*ids, self._end_id] if isinstance(target, str) else ids
         room = self._max_length - len(prompt.ids) + 1
         if len(ids) > room:
             raise UsageError(

@@ -1,6 +1,7 @@
 """`ChatTemplate`: a conversation to token ids, by one function in training and in serving."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class ChatTemplate:
     def __init__(
         self, tokenizer: Tokenizer, source: str = CHATML, special_tokens: Mapping[str, str] | None = None
     ) -> None:
-        """Compile a template and try it on a small conversation.
+        """Compile a template and try it on a question.
 
         Args:
             tokenizer: The tokenizer.
@@ -55,8 +56,22 @@ class ChatTemplate:
             from litseq.text import chat_jinja
 
             self._jinja = chat_jinja.JinjaTemplate(source, self.special_tokens)
-        self.stop_id = self._find_stop()
-        """The token that ends an answer."""
+        self._render([Message(USER, _PROBE)], add_generation_prompt=True)
+
+    @cached_property
+    def stop_id(self) -> int:
+        """The token that ends an answer.
+
+        Raises:
+            ValueError: when the template does not tell.
+        """
+        if self._chatml is not None:
+            return self._chatml.stop_id
+        text, spans = self._labelled([Message(USER, _PROBE), Message(ASSISTANT, _PROBE)])
+        found = self._encoder.special.find(text, spans[-1][0]) if spans else None
+        if found is None or found[1] > spans[-1][1]:
+            raise ValueError(_NO_STOP)
+        return found[0].id
 
     def encode(self, messages: Conversation, *, add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation.
@@ -159,15 +174,6 @@ class ChatTemplate:
             if found is None:
                 raise ValueError(_NO_STOP)
             yield len(prompt), found[1]
-
-    def _find_stop(self) -> int:
-        if self._chatml is not None:
-            return self._chatml.stop_id
-        text, spans = self._labelled([Message(USER, _PROBE), Message(ASSISTANT, _PROBE)])
-        found = self._encoder.special.find(text, spans[-1][0]) if spans else None
-        if found is None or found[1] > spans[-1][1]:
-            raise ValueError(_NO_STOP)
-        return found[0].id
 
 
 def sample_text(source: str, special_tokens: Mapping[str, str], more: Iterable[str]) -> str:
