@@ -82,6 +82,7 @@ def test_record_of_a_data_module(tmp_path):
         "prompt_format": {"prefix_ids": [1], "suffix_ids": [4], "start_ids": []},
         "data": {"files": [{"path": "a.tsv", "bytes": 3}], "dropped": {"too long": 2}},
         "seed": run.lightning_module.record.seed,
+        "chat": None,
     }
     record = load_module(tmp_path / "a.ckpt").record
     assert (record.tokenizer_json, record.prompt_format, record.data) == (
