@@ -5,7 +5,10 @@ from importlib.util import find_spec
 from litseq.errors import UsageError
 
 # What the commands of an extra import; any one of them may be the one that is missing.
-_WITNESSES = {"train": ("torch", "lightning", "onnx", "onnxscript", "jsonargparse", "torchmetrics")}
+_WITNESSES = {
+    "train": ("torch", "lightning", "onnx", "onnxscript", "jsonargparse", "torchmetrics"),
+    "quantize": ("onnx_ir", "onnx", "ml_dtypes"),
+}
 
 
 def require_extra(extra: str, purpose: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from litseq.errors import ExportError
 from litseq.export import passes
-from litseq.export.weights import WEIGHTS_FILE, save_graphs
+from litseq.quantize.weights import WEIGHTS_FILE, save_graphs
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 

@@ -125,6 +125,8 @@ class Manifest:
     """Defaults for `GenerationOptions`, in its words."""
     provenance: dict[str, object] = field(default_factory=dict)
     parity: dict[str, object] = field(default_factory=dict)
+    quantization: dict[str, object] = field(default_factory=dict)
+    """How the weights were quantised and what that cost; empty: they are fp32."""
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, object]:
@@ -132,6 +134,8 @@ class Manifest:
         values: dict[str, object] = {"format": FORMAT, "format_version": self.format_version} | asdict(self)
         if not self.chat:
             del values["chat"]
+        if not self.quantization:
+            del values["quantization"]
         return values
 
     def to_json(self) -> str:
@@ -168,6 +172,7 @@ class Manifest:
             generation=fields.mapping("generation"),
             provenance=fields.mapping("provenance"),
             parity=fields.mapping("parity"),
+            quantization=fields.mapping("quantization"),
             format_version=fields.integer("format_version", 1, FORMAT_VERSION),
         )
         if problems := [*problems, *(manifest.problems() if not problems else ())]:

@@ -36,6 +36,7 @@ class OnnxExport(Callback):
             the trainer ends with it, so that `best` and `last` are averages too.
         force: Replace a bundle that is there already.
         tolerance: Largest difference between torch and onnxruntime, see `litseq.export.export_bundle`.
+        quantize: Write a quantised bundle.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class OnnxExport(Callback):
         weights: Literal["best", "last", "average", "ema"] | None = None,
         force: bool = False,
         tolerance: float = TOLERANCE,
+        quantize: Literal["int8", "int4"] | None = None,
     ) -> None:
         chosen = weights if weights is not None else ("last" if monitor is None else "best")
         if chosen not in ("best", "last", "average", "ema") or mode not in ("min", "max"):
@@ -61,6 +63,7 @@ class OnnxExport(Callback):
         self.weights = chosen
         self.force = force
         self.tolerance = tolerance
+        self.quantize = quantize
         self._best_score: float | None = None
         self._best_state: State | None = None
         self._metrics: dict[str, float] = {}
@@ -147,7 +150,13 @@ class OnnxExport(Callback):
                 "litseq.export.export_bundle(module, tokenizer, directory)"
             )
         report = export_bundle(
-            module, tokenizer, self.dirpath, force=self.force, tolerance=self.tolerance, metrics=metrics
+            module,
+            tokenizer,
+            self.dirpath,
+            force=self.force,
+            tolerance=self.tolerance,
+            metrics=metrics,
+            quantize=self.quantize,
         )
         rank_zero_info(
             f"OnnxExport: {self.dirpath} holds the {self.weights} weights; largest error of a logit "

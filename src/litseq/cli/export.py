@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from litseq._extras import require_extra
+from litseq.cli import quantize
 from litseq.errors import CheckpointError, UsageError
 
 _WEIGHTS: dict[str | None, Literal["any", "averaged", "current"]] = {None: "any", "ema": "averaged", "raw": "current"}
@@ -37,6 +38,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="of a training with a running average (EMAWeightAveraging): the average, which is the default, or the raw "
         "weights the optimizer was at; `litseq average` makes the mean of several checkpoints",
     )
+    parser.add_argument(
+        "--quantize", choices=("int8", "int4"), help="quantise the verified bundle, see `litseq quantize`"
+    )
+    quantize.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -53,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
     if args.tolerance <= 0:
         msg = f"--tolerance {args.tolerance}: expected a number above 0"
         raise UsageError(msg)
+    given = [name for name in ("batch", "block", "calibration", "validation") if getattr(args, name) is not None]
+    if given and args.quantize is None:
+        msg = f"--{given[0]} has no meaning without --quantize; add --quantize int8 or int4"
+        raise UsageError(msg)
     require_extra("train", "litseq export")
     # Where `litseq fit` found `class_path: my_module.MyModel`, the checkpoint's class is found again.
     if os.getcwd() not in sys.path:
@@ -60,7 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
     from litseq.export import export_bundle
     from litseq.models import load_module
+    from litseq.quantize import QuantizeOptions
 
+    options = None
+    if args.quantize is not None:
+        options = QuantizeOptions(
+            args.quantize, args.batch, args.block, calibration=args.calibration, validation=args.validation,
+            threads=args.threads,
+        )  # fmt: skip
     module = load_module(checkpoint, weights=_WEIGHTS[args.weights])
     tokenizer = module.record.load_tokenizer()
     if tokenizer is None:
@@ -69,9 +85,11 @@ def run(args: argparse.Namespace) -> int:
             "or call litseq.export.export_bundle(module, tokenizer, directory)"
         )
         raise CheckpointError(msg)
-    report = export_bundle(module, tokenizer, args.out, force=args.force, tolerance=args.tolerance)
+    report = export_bundle(module, tokenizer, args.out, force=args.force, tolerance=args.tolerance, quantize=options)
     print(
         f"{args.out}: verified, largest error of a logit {report.max_error:.1e} (tolerance {report.tolerance:.0e}), "
         f"greedy tokens equal at {report.token_agreement:.1%} of {report.positions} positions"
     )
+    if report.quantization is not None:
+        quantize.show(args.out, report.quantization)
     return 0

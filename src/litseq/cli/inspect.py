@@ -65,6 +65,7 @@ def _show(bundle: Bundle, conversation: Mapping[str, object]) -> None:
         "conversation": conversation,
         "generation defaults": manifest.generation,
         "where it came from": manifest.provenance,
+        "quantised": manifest.quantization or {"weights": "fp32"},
         "verified at export": manifest.parity or {"parity": "not stated"},
         "verified now": dict.fromkeys(_CHECKS, "ok"),
     }

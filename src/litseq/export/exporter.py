@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
+import dataclasses
 import math
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 from torch import nn
@@ -16,16 +17,17 @@ from torch import nn
 import litseq
 from litseq import bundle
 from litseq.bundle import BundleDraft, CacheTensor, CrossTensor, Manifest, ModelInfo, TokenizerInfo, create_bundle
+from litseq.bundle.card import CARD_FILE, card_text
 from litseq.errors import ExportError
 from litseq.export import locate
-from litseq.export.card import CARD_FILE, card_text
 from litseq.export.golden import golden_strings
 from litseq.export.graphs import GraphSpec, decoder_spec, encoder_spec
 from litseq.export.parity import GraphRunner, ParityReport, check_parity
 from litseq.export.reference import Reference
 from litseq.export.trace import trace
-from litseq.export.weights import save_graphs
 from litseq.models import SequenceModule
+from litseq.quantize import QuantizeOptions, quantize_in_place
+from litseq.quantize.weights import save_graphs
 from litseq.text import PromptFormat, Tokenizer
 
 TOLERANCE = 1e-4
@@ -43,6 +45,7 @@ def export_bundle(
     tolerance: float = TOLERANCE,
     prompt_format: PromptFormat | None = None,
     metrics: Mapping[str, float] | None = None,
+    quantize: Literal["int8", "int4"] | QuantizeOptions | None = None,
 ) -> ParityReport:
     """Write a module as a bundle that `litseq.runtime` runs without torch.
 
@@ -59,15 +62,18 @@ def export_bundle(
         prompt_format: how a text becomes a prompt. None: what the module learned from its data module, or else what
             its architecture has by default.
         metrics: what was measured of these weights, for the record.
+        quantize: write a quantised bundle, made from the verified fp32 graphs; see `litseq.quantize`. What it costs is
+            in the report, the manifest and the card.
 
     Returns:
-        What the comparison with torch found.
+        What the comparison with torch found; its `quantization` says what quantising costs.
 
     Raises:
         UsageError: `directory` exists, and `force` is not set or it is no bundle.
         ExportError: an operation has no ONNX form, or onnxruntime and torch disagree.
     """
     bundle.check_target(directory, force=force)
+    options = QuantizeOptions(quantize) if isinstance(quantize, str) else quantize
     if tokenizer.vocab_size > int(module.hparams["vocab_size"]):
         raise ExportError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the module was built for {module.hparams['vocab_size']}: "
@@ -85,7 +91,10 @@ def export_bundle(
             report = check_parity(Reference(decoder, encoder, prefix), runner, tolerance)
             if not report.passed:
                 raise ExportError(_disagreement(report, specs, draft.path, origins))
-            manifest = _with_parity(manifest, report)
+            manifest = dataclasses.replace(manifest, parity=report.to_dict())
+            if options is not None:
+                del runner  # whose sessions hold the weights
+                manifest, report.quantization = quantize_in_place(draft.path, manifest, options)
             (draft.path / CARD_FILE).write_text(card_text(manifest, draft.path), encoding="utf-8")
             draft.finish(manifest)
     return report
@@ -208,12 +217,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _with_parity(manifest: Manifest, report: ParityReport) -> Manifest:
-    import dataclasses
-
-    return dataclasses.replace(manifest, parity=report.to_dict())
 
 
 def _disagreement(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from litseq.bundle import Manifest
 from litseq.errors import ExportError
 from litseq.export.reference import Reference, Row
+from litseq.quantize import QuantizationReport
 
 # Rows as (source length, prompt length), and the chunks in which the decoder reads them. No size equals a traced one.
 CASES: tuple[tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]], ...] = (
@@ -41,6 +42,8 @@ class ParityReport:
     """Share of positions whose best token is the same; ties within the tolerance count as the same."""
     positions: int
     tolerance: float
+    quantization: QuantizationReport | None = None
+    """What quantising the verified graphs costs, when that was asked for."""
 
     @property
     def passed(self) -> bool:

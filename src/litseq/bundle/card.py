@@ -18,10 +18,9 @@ def card_text(manifest: Manifest, directory: Path) -> str:
         "",
         f"- {model.parameters:,} parameters, vocabulary {model.vocab_size:,}, at most {model.max_seq_len} tokens",
         f"- {size / 1e6:.1f} MB of ONNX, weights and tokenizer",
-        f"- verified against torch: largest relative error {parity['max_error']:.2g} (tolerance "
-        f"{parity['tolerance']:.0e}), greedy tokens equal at {parity['greedy_token_agreement']:.2%} of "
-        f"{parity['positions']} positions",
     ]
+    lines += _parity_lines(parity)
+    lines += _quantization_lines(manifest.quantization)
     versions = provenance.get("versions")
     if isinstance(versions, dict):
         lines.append("- made with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
@@ -61,6 +60,38 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
         yield f"- tokenizer: {data['tokenizer']['vocab_size']:,} tokens"
     except (AttributeError, KeyError, TypeError, ValueError):  # another data module's own words
         yield from (f"- {key}: {value}" for key, value in data.items())
+
+
+def _parity_lines(parity: dict[str, Any]) -> Iterator[str]:
+    """What the comparison with torch found."""
+    try:
+        yield (
+            f"- verified against torch: largest relative error {parity['max_error']:.2g} (tolerance "
+            f"{parity['tolerance']:.0e}), greedy tokens equal at {parity['greedy_token_agreement']:.2%} of "
+            f"{parity['positions']} positions"
+        )
+    except (KeyError, TypeError, ValueError):  # a bundle made by hand
+        return
+
+
+def _quantization_lines(facts: dict[str, Any]) -> Iterator[str]:
+    """How the weights were quantised and what that costs."""
+    try:
+        report, block = facts["report"], facts["block"]
+        invariant = "a result does not depend on its batch" if facts["batch_invariant"] else "last bits vary by batch"
+        yield (
+            f"- quantised from the verified fp32 graphs: {facts['scheme']}, form `{facts['form']}` for {facts['batch']} "
+            f"batches{f', blocks of {block}' if block else ''}, rounding {facts['rounding']}; {invariant}"
+        )
+        yield (
+            f"- cost on {report['measured_on']}: KL {report['kl']:.2g} nats, greedy tokens equal at "
+            f"{report['greedy_agreement']:.2%} of {report['positions']} positions, measured with onnxruntime "
+            f"{report['machine']['onnxruntime']} on {report['machine']['cpu']} ({' '.join(report['machine']['features'])})"
+        )
+        for name, values in report["metrics"].items():
+            yield f"- {name}: {values['fp32']:.4g} in fp32, {values['quantised']:.4g} quantised"
+    except (AttributeError, KeyError, TypeError, ValueError):  # another writer's own words, or none
+        return
 
 
 def _number(value: object) -> str:

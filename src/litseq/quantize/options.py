@@ -1,0 +1,75 @@
+"""What a quantised bundle is to be like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from litseq.errors import UsageError
+
+SCHEMES = ("int8", "int4")
+BATCHES = ("large", "small")
+BLOCKS = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a bundle is quantised, and what that is measured on.
+
+    Raises:
+        UsageError: for a value that cannot be, in one line.
+    """
+
+    to: Literal["int8", "int4"]
+    """int8: a quarter of the size, faster at every batch size. int4: a seventh, fastest for one row, and a little of the
+    quality."""
+    batch: Literal["large", "small"] | None = None
+    """The batch sizes it will serve. `large` (default of int8): each row of an activation has a scale of its own, so that
+    a result does not depend on the rows beside it, to the bit; fastest from about 5 rows on, and at prompts. `small`
+    (default of int4, which has no other form): fastest for 1 to 4 rows; a batch may change the last bits of a row."""
+    block: int | None = None
+    """Inputs that share a scale in the form for small batches. None: 128 for 8 bits, 32 for 4."""
+    head_bits: Literal[4, 8] = 8
+    """Bits of the output projection and of the embedding of an int4 bundle."""
+    calibration: Path | None = None
+    """Texts, one a line (source, tab and target for an encoder-decoder), on which the errors of int4 are compensated.
+    None: texts that the model writes itself."""
+    compensate: bool = True
+    """Let each weight of an int4 bundle make up for the rounding of those before it; without, each goes to the nearest
+    step of the best scale."""
+    validation: Path | None = None
+    """Texts as in `calibration`, on which perplexity, and BLEU and chrF of pairs, are measured before and after."""
+    threads: int | None = None
+    """Threads while quantising and measuring. None: one a core."""
+
+    def __post_init__(self) -> None:
+        if self.to not in SCHEMES:
+            raise UsageError(f"quantisation to {self.to!r} is unknown, expected {' or '.join(SCHEMES)}")
+        if self.batch is not None and self.batch not in BATCHES:
+            raise UsageError(f"batch is {self.batch!r}, expected {' or '.join(BATCHES)}")
+        if self.to == "int4" and self.batch == "large":
+            raise UsageError("int4 has a form for small batches only; choose int8 for large ones, or leave out batch")
+        if self.block is not None and self.block not in BLOCKS:
+            raise UsageError(f"block is {self.block!r}, expected one of {', '.join(map(str, BLOCKS))}")
+        if self.block is not None and self.form == "rows":
+            raise UsageError("block has no meaning for int8 with batch large, which has one scale a row; leave it out")
+        if self.head_bits not in (4, 8):
+            raise UsageError(f"head_bits is {self.head_bits!r}, expected 4 or 8")
+        for name, path in (("calibration", self.calibration), ("validation", self.validation)):
+            if path is not None and not Path(path).is_file():
+                raise UsageError(f"{name} file {path} does not exist; give a file of texts, one a line")
+
+    @property
+    def form(self) -> Literal["rows", "blocks"]:
+        """How products are computed."""
+        return "rows" if self.to == "int8" and self.batch != "small" else "blocks"
+
+    @property
+    def bits(self) -> int:
+        """Bits of the weights inside the layers."""
+        return 8 if self.to == "int8" else 4
+
+    def block_of(self, bits: int) -> int:
+        """The largest block of a weight at `bits`."""
+        return self.block or (128 if bits == 8 else 32)

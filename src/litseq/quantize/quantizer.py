@@ -1,0 +1,228 @@
+"""`quantize_bundle`: a smaller, faster bundle from an fp32 one, and what that costs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from litseq.bundle import Bundle, FileEntry, Manifest, check_target, create_bundle, open_bundle
+from litseq.bundle.card import CARD_FILE, card_text
+from litseq.errors import BundleError
+from litseq.quantize import report as reports
+from litseq.quantize.apply import apply
+from litseq.quantize.blocks_form import BlockWeight, block_size
+from litseq.quantize.compensation import compensate, inverse_factor
+from litseq.quantize.hessians import hessians
+from litseq.quantize.options import QuantizeOptions
+from litseq.quantize.plan import Weight, find_weights
+from litseq.quantize.report import QuantizationReport
+from litseq.quantize.rounding import round_to_nearest
+from litseq.quantize.rows_form import RowWeight, round_rows
+from litseq.quantize.runner import Row, Runner, graph_files
+from litseq.quantize.samples import Sampler, Text, read_texts
+from litseq.quantize.weights import WEIGHTS_FILE, save_graphs
+from litseq.runtime import Generator
+from litseq.runtime.sessions import check_threads
+
+CALIBRATION_TOKENS = 12288
+MEASURED_TOKENS = 2048
+MEASURED_PAIRS = 200
+
+Say = Callable[[str], None]
+
+
+def quantize_bundle(
+    bundle: str | Path,
+    out: str | Path,
+    to: Literal["int8", "int4"] | QuantizeOptions,
+    *,
+    force: bool = False,
+    say: Say = lambda text: None,
+) -> QuantizationReport:
+    """Write a quantised copy of an fp32 bundle; needs no torch.
+
+    Args:
+        bundle: The fp32 bundle.
+        out: Where the quantised one goes; it appears whole or not at all.
+        to: `int8`, `int4`, or all options.
+        force: Replace an existing bundle.
+        say: Told what is being done.
+
+    Returns:
+        What it costs, which the manifest and the card of the new bundle state too.
+
+    Raises:
+        UsageError: `out` exists, or an option cannot be.
+        BundleError: `bundle` is damaged, quantised already, or has nothing to quantise.
+    """
+    options = to if isinstance(to, QuantizeOptions) else QuantizeOptions(to)
+    check_target(out, force=force)
+    source = open_bundle(bundle)
+    with create_bundle(out, force=force) as draft:
+        kept = set(source.manifest.files) - set(graph_files(source.manifest)) - {WEIGHTS_FILE, CARD_FILE}
+        for name in sorted(kept):
+            shutil.copyfile(source.file(name), draft.path / name)
+        manifest, report = quantize_files(source, draft.path, options, say)
+        (draft.path / CARD_FILE).write_text(card_text(manifest, draft.path), encoding="utf-8")
+        draft.finish(manifest)
+    return report
+
+
+def quantize_files(
+    source: Bundle, target: Path, options: QuantizeOptions, say: Say = lambda text: None
+) -> tuple[Manifest, QuantizationReport]:
+    """Write quantised graphs and weights of `source` into a directory, which holds the other files already.
+
+    Returns:
+        The manifest of the new bundle, but for its files, and what the quantisation costs.
+    """
+    manifest = source.manifest
+    if manifest.quantization:
+        raise BundleError(
+            f"{source.path} is quantised to {manifest.quantization.get('scheme')} already; quantise the fp32 bundle"
+        )
+    threads = check_threads(options.threads)
+    models = {file: _load(source.file(file)) for file in graph_files(manifest)}
+    weights = find_weights(models)
+    if not any(weight.linears for weight in weights):
+        raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
+    before = Generator(source, threads=threads, spinning=False)
+    sampler = Sampler(manifest, before)
+    calibration, calibrated_on = _calibration(sampler, options, say)
+    say(f"rounding {len(weights)} matrices")
+    done = _quantise(source, models, weights, options, calibration, threads, target)
+    apply(models, weights, done)
+    save_graphs(models, target)
+
+    say("measuring")
+    files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in target.iterdir() if file.is_file()}
+    new = replace(manifest, files=files)
+    report = _measure(source, Bundle(target, new), before, sampler, options, threads)
+    facts: dict[str, object] = {
+        "scheme": options.to,
+        "form": options.form,
+        "batch": "large" if options.form == "rows" else "small",
+        "bits": {"layers": options.bits, "head": _head_bits(options), "tables": _head_bits(options)},
+        "block": None if options.form == "rows" else options.block_of(options.bits),
+        "batch_invariant": options.form == "rows",
+        "rounding": "compensated" if calibration else "nearest",
+        "calibrated_on": calibrated_on,
+        "report": report.to_dict(),
+    }
+    return replace(new, quantization=facts), report
+
+
+def quantize_in_place(
+    directory: Path, manifest: Manifest, options: QuantizeOptions
+) -> tuple[Manifest, QuantizationReport]:
+    """Quantise the graphs of a draft: a directory with all files of a bundle but its manifest and card."""
+    sizes = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in directory.iterdir()}
+    source = Bundle(directory, replace(manifest, files=sizes))
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name.strip('.')}.", dir=directory.parent) as beside:
+        shutil.copyfile(source.file(manifest.tokenizer.file), Path(beside) / manifest.tokenizer.file)
+        new, report = quantize_files(source, Path(beside), options)
+        for file in Path(beside).iterdir():
+            file.replace(directory / file.name)
+    return replace(new, files={}), report
+
+
+def _load(file: Path) -> ir.Model:
+    try:
+        return ir.load(file)
+    except Exception as error:  # protobuf's and onnx_ir's own kinds
+        raise BundleError(f"{file} is no ONNX graph ({' '.join(str(error).split())[:200]})") from error
+
+
+def _calibration(sampler: Sampler, options: QuantizeOptions, say: Say) -> tuple[list[Row], str | None]:
+    if options.to == "int8" or not options.compensate:
+        return [], None
+    if options.calibration is not None:
+        texts = read_texts(options.calibration, pairs=sampler.manifest.encoder is not None)
+        rows = sampler.rows(texts, CALIBRATION_TOKENS)
+        return rows, f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens of {options.calibration.name}"
+    say("letting the model write texts to calibrate on")
+    rows = sampler.own_rows()
+    return rows, f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens that the model wrote"
+
+
+def _head_bits(options: QuantizeOptions) -> int:
+    return 8 if options.to == "int8" else options.head_bits
+
+
+def _quantise(
+    source: Bundle,
+    models: dict[str, ir.Model],
+    weights: Sequence[Weight],
+    options: QuantizeOptions,
+    calibration: Sequence[Row],
+    threads: int,
+    scratch: Path,
+) -> dict[str, RowWeight | BlockWeight]:
+    """Every weight by its name."""
+    if options.form == "rows":
+        return {weight.name: round_rows(weight.name, weight.matrix()) for weight in weights}
+    logits = source.manifest.decoder.outputs["logits"]
+    done: dict[str, RowWeight | BlockWeight] = {}
+    bits = {
+        weight.name: _head_bits(options) if weight.tables or weight.gives(logits) else options.bits
+        for weight in weights
+    }
+    block = {weight.name: block_size(weight.width, options.block_of(bits[weight.name])) for weight in weights}
+    if calibration:
+        some = [weight for weight in weights if weight.linears and bits[weight.name] == 4]
+        for hessian, readers in hessians(source.path, source.manifest, models, some, calibration, threads, scratch):
+            factor = inverse_factor(hessian)
+            for weight in readers:
+                name = weight.name
+                done[name] = compensate(name, weight.matrix(), factor, bits[name], block[name])
+    for weight in weights:
+        if weight.name not in done:
+            done[weight.name] = round_to_nearest(weight.name, weight.matrix(), bits[weight.name], block[weight.name])
+    return done
+
+
+def _measure(
+    source: Bundle, new: Bundle, before: Generator, sampler: Sampler, options: QuantizeOptions, threads: int
+) -> QuantizationReport:
+    has_encoder = new.manifest.encoder is not None
+    texts: list[Text] = []
+    if options.validation is not None:
+        texts = read_texts(options.validation, pairs=has_encoder)
+        rows = sampler.rows(texts, MEASURED_TOKENS * 8)
+        name = options.validation.name
+    else:
+        sampler.seed += 1  # others than those it was calibrated on
+        rows, name = sampler.own_rows(16), "texts that the model wrote"
+    fewer, total = [], 0
+    for row in rows:
+        fewer.append(row)
+        total += len(row.tokens)
+        if total >= MEASURED_TOKENS:
+            break
+    after = Generator(new, threads=threads, spinning=False)
+    runners = [Runner(bundle.path, bundle.manifest, threads) for bundle in (source, new)]
+    kl, agreement, positions = reports.compare(runners[0], runners[1], fewer)
+    metrics: dict[str, dict[str, float]] = {}
+    if texts:
+        both = {"fp32": before, "quantised": after}
+        metrics["perplexity"] = {key: reports.perplexity(g, rows, has_encoder) for key, g in both.items()}
+        if pairs := [text for text in texts if text.source is not None][:MEASURED_PAIRS]:
+            found = {key: reports.text_metrics(g, pairs) for key, g in both.items()}
+            metrics |= {metric: {key: found[key][metric] for key in both} for metric in ("bleu", "chrf")}
+    return QuantizationReport(
+        name,
+        positions,
+        kl,
+        agreement,
+        reports.changed_by_batch(after, fewer, has_encoder),
+        reports.size(source.path, source.manifest),
+        reports.size(new.path, new.manifest),
+        metrics,
+        reports.machine(),
+    )

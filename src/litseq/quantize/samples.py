@@ -1,0 +1,126 @@
+"""The sequences a quantised model is calibrated and measured on: a user's, or what the model writes itself."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from litseq.bundle import Manifest
+from litseq.errors import DataError
+from litseq.quantize.runner import Row
+from litseq.runtime import Generator
+from litseq.runtime.prompts import PromptReader
+
+ROW_TOKENS = 256
+"""A row is read in one call, so its activations must fit."""
+SELF_ROWS = 48
+
+
+@dataclass(frozen=True)
+class Text:
+    """A line of a file: a text, or a source and its target."""
+
+    source: str | None
+    target: str
+
+
+def read_texts(path: Path, pairs: bool) -> list[Text]:
+    """The lines of a UTF-8 file, plain or gzip'd; empty ones are left out.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or a line is no pair where pairs are needed.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        lines = content.decode("utf-8").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read ({reason}), expected UTF-8 texts, one a line") from None
+    texts = []
+    for number, line in enumerate(lines, 1):
+        parts = line.rstrip("\r").split("\t")
+        if not line.strip():
+            continue
+        if pairs and len(parts) != 2:
+            raise DataError(
+                f"{path} line {number}: {len(parts)} columns, expected source, tab and target for an encoder-decoder"
+            )
+        texts.append(Text(parts[0], parts[1]) if len(parts) == 2 else Text(None, parts[0] if len(parts) == 1 else line))
+    if not texts:
+        raise DataError(f"{path}: no text in it, expected at least one line")
+    return texts
+
+
+class Sampler:
+    """Makes rows for a model."""
+
+    def __init__(self, manifest: Manifest, generator: Generator, seed: int = 0) -> None:
+        self.manifest = manifest
+        self.generator = generator
+        self.seed = seed
+        self._reader = PromptReader(manifest, generator.tokenizer)
+        self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]
+        self._longest = min(ROW_TOKENS, manifest.model.max_seq_len)
+
+    def rows(self, texts: list[Text], most_tokens: int) -> list[Row]:
+        """Rows of texts chosen evenly from all of them, `most_tokens` in all."""
+        order = np.random.default_rng(self.seed).permutation(len(texts))
+        found, total = [], 0
+        for i in order:
+            row = self._row(texts[int(i)])
+            if len(row.tokens) < 2:
+                continue
+            found.append(row)
+            total += len(row.tokens)
+            if total >= most_tokens:
+                break
+        return found
+
+    def own_rows(self, count: int = SELF_ROWS) -> list[Row]:
+        """What the model writes when it may choose every token by its probability.
+
+        An encoder-decoder is given random tokens to read, which it has not been trained for: texts are better.
+        """
+        generator = np.random.default_rng(self.seed)
+        vocab = self.manifest.model.vocab_size
+        if self.manifest.encoder is None:
+            prompts = [self._start(generator, vocab) for _ in range(count)]
+        else:
+            longest = max(2, min(24, self._longest - 1))
+            prompts = [generator.integers(0, vocab, generator.integers(1, longest)).tolist() for _ in range(count)]
+        room = self._longest - max(len(p) for p in prompts)
+        written: list[list[int]] = [[] for _ in prompts]
+        if room > 0:
+            done = self.generator.generate(prompts, max_new_tokens=room, temperature=1.0, seed=self.seed)
+            written = [list(completion.token_ids) for completion in done]
+        rows = []
+        for prompt, ids in zip(prompts, written, strict=True):
+            read = self._reader.read(prompt)
+            tokens = (*read.ids, *ids)[: self._longest]
+            rows.append(Row(_tuple(read.source), tokens, min(len(read.ids), len(tokens))))
+        return [row for row in rows if len(row.tokens) > 1] or [Row(None, (0, 0))]
+
+    def _start(self, generator: np.random.Generator, vocab: int) -> list[int]:
+        """The beginning of a text: what the format puts there, and a token so that no two rows are alike."""
+        return [*self._frame, int(generator.integers(0, vocab))]
+
+    def _row(self, text: Text) -> Row:
+        ids = self.generator.tokenizer.encode(text.target)
+        if self.manifest.encoder is None and text.source is None:
+            tokens = (*self._frame, *ids)[: self._longest]
+            return Row(None, tokens, min(max(1, len(self._frame)), len(tokens)))
+        source = self.generator.tokenizer.encode(text.source or " ")[: self._longest - 8]
+        prompt = self._reader.read(text.source or " ") if len(source) < self._longest - 8 else self._reader.read(source)
+        tokens = (*prompt.ids, *ids, self.generator.tokenizer.eos_id)[: self._longest]
+        return Row(_tuple(prompt.source), tokens, min(len(prompt.ids), len(tokens)))
+
+
+def _tuple(ids: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if ids is None else tuple(ids)

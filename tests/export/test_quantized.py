@@ -1,0 +1,31 @@
+"""`export_bundle(quantize=...)`: verified in fp32 first, then quantised where it lies."""
+
+import pytest
+
+from export.small import small_module, small_tokenizer, small_translator
+from litseq.bundle import open_bundle
+from litseq.export import export_bundle
+from litseq.quantize import QuantizeOptions
+from litseq.runtime import Generator
+
+
+@pytest.mark.parametrize("to", ["int8", "int4"])
+@pytest.mark.parametrize("make", [small_module, small_translator])
+def test_export_quantised(tmp_path, make, to):
+    module = make(vocab_size=600, embed_dim=128)
+    report = export_bundle(module, small_tokenizer(), tmp_path / "b", quantize=QuantizeOptions(to, threads=1))
+    assert report.passed
+    assert 0 < report.quantization.kl < 2  # random and rough: errors grow from layer to layer
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.parity["passed"] is True
+    assert manifest.quantization["scheme"] == to
+    weights = 4 * sum(p.numel() for p in module.parameters())
+    stored = manifest.files["weights.data"].bytes
+    assert stored < weights / (3.4 if to == "int8" else 5)  # pages of small weights among them
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b"]
+    assert Generator.from_bundle(tmp_path / "b", threads=1).generate([[5, 6, 7]], max_new_tokens=3)[0].token_ids
+
+
+def test_a_word_is_enough(tmp_path):
+    export_bundle(small_module(), small_tokenizer(), tmp_path / "b", quantize="int8")
+    assert open_bundle(tmp_path / "b").manifest.quantization["batch_invariant"] is True
