@@ -42,7 +42,7 @@ def mean(paths):
 class Exported:
     """Stands in for `export_bundle`, whose work other tests check: keeps the module it was given."""
 
-    max_error, tolerance, token_agreement, positions = 0.0, 1e-4, 1.0, 1
+    max_error, tolerance, token_agreement, positions, quantization = 0.0, 1e-4, 1.0, 1, None
 
     def __call__(self, module, tokenizer, directory, **options):
         self.module = module

@@ -91,6 +91,8 @@ def create_session(
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     options.add_session_config_entry("optimization.disable_specified_optimizers", _SLOW_FUSIONS)
+    # Processors without VNNI add pairs of 8-bit products in 16 bits, which overflow: let them take the exact, slower way.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if data:
         options.add_external_initializers_from_files_in_memory(
             list(data), list(data.values()), [len(content) for content in data.values()]
