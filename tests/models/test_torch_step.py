@@ -52,6 +52,21 @@ def test_a_ragged_batch_gives_the_naive_tokens(module):
 
 
 @pytest.mark.parametrize("module", modules(), ids=["encoder-decoder", "causal", "prefix"])
+def test_a_forced_beginning_and_words_that_do_not_occur(module):
+    prompts = prompts_of(module)
+    plain = generate_ids(module, prompts, {"max_new_tokens": 8})
+    long = next(i for i, ids in enumerate(plain) if len(ids) > 3)
+    beginning = plain[long][:2]
+    forced = generate_ids(module, prompts[long : long + 1], {"max_new_tokens": 6, "prefix": beginning})
+    assert forced == [plain[long]]
+    word = plain[long][:2]
+    without = generate_ids(module, prompts[long : long + 1], {"max_new_tokens": 8, "bad_words": [word]})[0]
+    assert tuple(word) not in zip(without, without[1:], strict=False)
+    with pytest.raises(UsageError, match="'ab', and no tokenizer is known"):
+        generate_ids(module, prompts, {"prefix": "ab"})
+
+
+@pytest.mark.parametrize("module", modules(), ids=["encoder-decoder", "causal", "prefix"])
 def test_rows_can_be_dropped_reordered_and_repeated(module):
     prompts = [
         Prompt([1], prompt) if module.architecture == "encoder-decoder" else Prompt(prompt)

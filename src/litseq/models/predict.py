@@ -24,17 +24,33 @@ def generate_ids(
             `generate`.
 
     Returns:
-        The generated ids without the end token, in the order of the prompts.
+        The generated ids without the end token, in the order of the prompts: of several sequences the best one.
+
+    Raises:
+        UsageError: options hold a text, and no tokenizer is known.
     """
     values = dict(module.generation_options() if options is None else options)
     values.pop("stop", None)
+    values["bad_words"] = [_ids(module, word) for word in values.get("bad_words") or ()]
+    prefix = _ids(module, values.get("prefix") or ())
     parsed = GenerationOptions.from_mapping(values)
     engine = Engine(TorchStepModel(module), module.record.end_tokens(EOS_ID))
     start = (module.record.prompt_format or {}).get("start_ids") or [BOS_ID]
     has_encoder = module.architecture == "encoder-decoder"
-    for index, prompt in enumerate(prompts):
-        engine.submit(Request(Prompt(start, prompt) if has_encoder else Prompt(prompt), parsed, index))
-    return [result.tokens for result in run(engine)]
+    for index, ids in enumerate(prompts):
+        first, source = (start, ids) if has_encoder else (ids, None)
+        engine.submit(Request(Prompt([*first, *prefix], source, len(prefix)), parsed, index))
+    return [[*prefix, *result.tokens] for result in run(engine)]
+
+
+def _ids(module: SequenceModule, words: str | Sequence[int]) -> list[int]:
+    """The ids of an option that may be a text."""
+    if not isinstance(words, str):
+        return list(words)
+    tokenizer = module.record.load_tokenizer()
+    if tokenizer is None:
+        raise UsageError(f"an option holds the text {words!r}, and no tokenizer is known: give token ids")
+    return tokenizer.encode(words)
 
 
 def generate(module: SequenceModule, prompts: Sequence[Sequence[int]]) -> list[str] | list[list[int]]:
