@@ -9,11 +9,13 @@ import numpy as np
 
 from litseq.errors import UsageError
 from litseq.generation.beams import BeamSearch
+from litseq.generation.drafts import Drafter
 from litseq.generation.plan import Plan, Turn
 from litseq.generation.reading import Entering, Reader
 from litseq.generation.reuse import PrefixStore
 from litseq.generation.row import Job, Request, Result, Row
-from litseq.generation.step_model import IntArray, Scores, StepModel
+from litseq.generation.speculation import Costs, Speculation
+from litseq.generation.step_model import IntArray, StepModel
 
 CALL_TOKENS = 4096
 """Tokens of one prompt call at most: more costs memory for activations and wins no speed."""
@@ -40,6 +42,8 @@ class Engine:
         admit_at: int = 1,
         chunk_tokens: int = CHUNK_TOKENS,
         reuse: PrefixStore | None = None,
+        drafters: Sequence[Drafter] = (),
+        costs: Costs | None = None,
     ) -> None:
         """Take over `model`, which must hold no rows.
 
@@ -53,6 +57,8 @@ class Engine:
                 latency, more for throughput.
             chunk_tokens: Tokens of prompts read in one step while rows generate.
             reuse: Where beginnings of rows are kept for later requests. Rows that run share theirs without it.
+            drafters: Who may guess how greedy rows go on, where that saves steps; see `litseq.generation.speculation`.
+            costs: What steps of this model were measured to cost before.
         """
         if model.rows:
             raise ValueError(f"the model holds {model.rows} rows already, expected a model without rows")
@@ -63,6 +69,8 @@ class Engine:
         self._admit_at = max(1, min(admit_at, max_rows))
         self._chunk_tokens = max(1, chunk_tokens)
         self._reader = Reader(model, reuse)
+        can_guess = bool(drafters) and model.can_rewind
+        self._speculation = Speculation(model, self._end_tokens, drafters, costs) if can_guess else None
         self._waiting: list[tuple[tuple[int, int], Job]] = []  # a heap
         self._rows: list[Row] = []  # rows that generate; behind them, in the model, stand those that are read
         self._entering: list[Entering] = []
@@ -117,7 +125,11 @@ class Engine:
         results = self._read() if self._entering else []
         if self._rows:
             plan = self._current_plan()
-            results += self._take(0, plan, self._model.advance(self._pending, plan.top_k))
+            if self._speculation is not None and plan.is_greedy:
+                turn = self._speculation.step(plan, self._pending)
+            else:
+                turn = plan.take(self._model.advance(self._pending, plan.top_k))
+            results += self._settle(0, plan, turn)
         return results
 
     def cancel(self, ticket: int) -> Result | None:
@@ -224,11 +236,10 @@ class Engine:
         plan = Plan([e.row for e in new], self._end_tokens, self._model.vocab_size)
         scores = self._model.read(start, [e.left for e in new], plan.top_k)
         self._join(new)
-        return self._take(start, plan, scores)
+        return self._settle(start, plan, plan.take(scores))
 
-    def _take(self, first: int, plan: Plan, scores: Scores) -> list[Result]:
-        """Let the rows from `first` on, which `plan` is for, take their next tokens; drop those that are done."""
-        turn = plan.take(scores)
+    def _settle(self, first: int, plan: Plan, turn: Turn) -> list[Result]:
+        """Drop rows that are done, of those from `first` on, which `plan` is for, and let new ones begin."""
         for place in turn.gone:
             self._reader.save(plan.rows[place], first + place)
         self._rearrange(first, turn)

@@ -68,7 +68,8 @@ class OrtStepModel:
         rows = slice(first, first + len(ids))
         lengths = np.array([len(row) for row in ids])
         longest = int(lengths.max())
-        self._rows.make_room(self._rows.count, int((self._rows.lengths[rows] + lengths).max()))
+        # The padding of a short row is written too, behind its own tokens: the block must fit behind the longest row.
+        self._rows.make_room(self._rows.count, int(self._rows.lengths[rows].max()) + longest)
         begins = np.arange(len(ids)) * longest
         if every:
             places = np.concatenate([begin + np.arange(n) for begin, n in zip(begins, lengths, strict=True)])
