@@ -183,6 +183,16 @@ def test_several_tokens_can_be_read_and_taken_back(loaded):
     rows.advance(3)
 
 
+def test_a_ragged_call_fits_behind_the_longest_row(loaded):
+    """A short row's padding is written behind its own tokens, where the cache may end."""
+    rows = Followed(*loaded)
+    rows.admit([46, 10, 33])
+    assert rows.model._rows._cache.length >= 46
+    for _ in range(3):
+        rows.read(0, [1, 15, 3])
+    rows.advance(2)
+
+
 def test_rows_begin_with_what_others_hold_or_held(loaded):
     net, graphs = loaded
     rows = Followed(net, graphs)

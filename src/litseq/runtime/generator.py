@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Re
 from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
+from litseq.runtime.guessing import Guessing, check_draft
 from litseq.runtime.offline import IterableSource, OfflineRun, Outcome, Source
 from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike, PromptReader, check_list
@@ -41,6 +42,7 @@ class Generator:
         batch_size: int = 32,
         spinning: bool = True,
         reuse_bytes: int = REUSE_BYTES,
+        draft: Generator | None = None,
     ) -> None:
         """Load the sessions of an open bundle; `from_bundle` opens one."""
         self.threads = check_threads(threads)
@@ -63,7 +65,11 @@ class Generator:
             "batch_size": self.batch_size,
             "spinning": spinning,
             "reuse_bytes": reuse_bytes,
+            "draft": draft,
         }
+        self._guessing = Guessing(bundle.manifest, draft)
+        if draft is not None:
+            check_draft(self, draft)
         self._free: list[OrtStepModel] = []
         self._lock = threading.Lock()
 
@@ -77,6 +83,7 @@ class Generator:
         verify: bool = True,
         spinning: bool = True,
         reuse_bytes: int = REUSE_BYTES,
+        draft: str | Path | Generator | None = None,
     ) -> Generator:
         """Open a bundle, check it and load it.
 
@@ -90,12 +97,20 @@ class Generator:
                 prompt that begins as one of them (the next turn of a chat) reads only what is new. What `stream`,
                 `chat` and a `generate` of a single prompt read is kept, the least recently used goes first. 0: keep
                 nothing. Prompts of one call share a common beginning in any case.
+            draft: A smaller bundle of the same architecture and tokenizer, or its generator. It guesses what this one
+                says, where that saves time; it changes no greedy output.
 
         Raises:
             BundleError: when the bundle is missing, damaged, foreign or newer than this litseq.
+            UsageError: when the draft does not fit the bundle.
         """
+        if draft is not None and not isinstance(draft, Generator):
+            # Its threads must not spin beside those of the large model, which take over after a few of its steps.
+            draft = cls.from_bundle(draft, threads=threads, verify=verify, spinning=False)
         bundle = open_bundle(path, verify=verify, background=True)
-        return cls(bundle, threads=threads, batch_size=batch_size, spinning=spinning, reuse_bytes=reuse_bytes)
+        return cls(
+            bundle, threads=threads, batch_size=batch_size, spinning=spinning, reuse_bytes=reuse_bytes, draft=draft
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled as its path and settings: who unpickles it, a spawned worker for one, loads the bundle again."""
@@ -257,6 +272,10 @@ class Generator:
 
     def _options(self, given: Mapping[str, object]) -> GenerationOptions:
         chosen = GenerationOptions.from_mapping(given, self._defaults)
+        if chosen.prompt_lookup and not self._guessing.possible:
+            raise UsageError(
+                "prompt_lookup is True, and the bundle has a recurrent state, which cannot go back behind a wrong guess"
+            )
         return replace(chosen, bad_words=self._reader.read_words(chosen.bad_words)) if chosen.bad_words else chosen
 
     def _offline(self, source: Source, options: GenerationOptions, rows: int, **more: Any) -> OfflineRun:
@@ -265,11 +284,29 @@ class Generator:
 
     @contextmanager
     def _engine(self, max_rows: int, **bounds: Any) -> Iterator[Engine]:
-        """A loop over a step model that nobody else uses; its memory serves the next call again."""
+        """A loop over a step model that nobody else uses; who may guess for it comes along."""
+        guessing = self._guessing
+        with ExitStack() as stack:
+            model = stack.enter_context(self._model())
+            draft = stack.enter_context(guessing.draft._model()) if guessing.draft is not None else None
+            drafters = guessing.drafters(draft)
+            yield Engine(
+                model,
+                self._end_tokens,
+                max_rows=max_rows,
+                reuse=self._reuse,
+                drafters=drafters,
+                costs=guessing.costs,
+                **bounds,
+            )
+
+    @contextmanager
+    def _model(self) -> Iterator[OrtStepModel]:
+        """A step model that nobody else uses; its memory serves the next call again."""
         with self._lock:
             model = self._free.pop() if self._free else OrtStepModel(self._graphs)
         try:
-            yield Engine(model, self._end_tokens, max_rows=max_rows, reuse=self._reuse, **bounds)
+            yield model
         finally:
             model.reset()
             with self._lock:
