@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from litseq.bundle import Bundle
 from litseq.errors import BundleError
+from litseq.runtime.huge_pages import HugePages
 
 _SUFFIX = ".data"
-_WATCHED_BYTES = 32 * 2**20
+_WATCHED_BYTES = 8 * 2**20
 _WATCH_SECONDS = 0.001
 """Between two looks while graphs load: packing reads some 100 MB in 30 ms."""
 
@@ -52,12 +53,15 @@ class Weights:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Keep only those pages resident that are being read: without it a tied table of embeddings is there twice."""
+        """Keep only those pages resident that are being read: without it a tied table of embeddings is there twice.
+
+        What onnxruntime packs meanwhile gets huge pages.
+        """
         if self.nbytes < _WATCHED_BYTES:
             yield
             return
-        done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done,), name="litseq-weights", daemon=True)
+        done, pages = threading.Event(), HugePages()
+        watcher = threading.Thread(target=self._watch, args=(done, pages), name="litseq-weights", daemon=True)
         watcher.start()
         try:
             yield
@@ -65,10 +69,12 @@ class Weights:
             done.set()
             watcher.join()
             self.release()
+        pages.collapse()
 
-    def _watch(self, done: threading.Event) -> None:
+    def _watch(self, done: threading.Event, pages: HugePages) -> None:
         while not done.wait(_WATCH_SECONDS):
             self.release()
+            pages.advise()
 
 
 def _map(bundle: Bundle, name: str, size: int) -> mmap.mmap:
