@@ -75,6 +75,13 @@ def test_streaming_writes_the_same(capsys):
     assert run(capsys, "the fox", "a", "--stream") == run(capsys, "the fox", "a")
 
 
+def test_a_draft_bundle_changes_nothing(capsys):
+    assert run(capsys, "the fox", "a", "--draft", BUNDLE, "--prompt-lookup") == run(capsys, "the fox", "a")
+    code, _, err = run(capsys, "a", "--draft", str(fixture_path("tiny-decoder-only")))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the draft bundle does not fit: its architecture is 'decoder-only'" in err
+
+
 @pytest.mark.parametrize("suffix", ["txt", "txt.gz"])
 def test_files_in_and_out(capsys, tmp_path, suffix, generator):
     source, target = tmp_path / f"in.{suffix}", tmp_path / "out.jsonl"

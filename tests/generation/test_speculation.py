@@ -306,6 +306,18 @@ def test_times_scatter_and_outliers_are_nothing_to_go_by():
     assert costs.ratio(drafter, 1, 3) == check_cost(1, 3)
 
 
+def test_a_first_measurement_that_was_disturbed_is_made_again():
+    text = [3, 4, 5, 6] * 100
+    model = Scripted(lambda ids, source: text[len(ids)], slope=0.03, vocab_size=10, max_length=420)
+    costs, lookup = Costs(model.clock), PromptLookup()
+    for _ in range(5):
+        costs.note_plain(1, 10.0)
+    for count in (1, 3):
+        costs.note(lookup, 1, count, 150.0)
+    one(model, Prompt(text[:6]), [lookup], GenerationOptions(max_new_tokens=390), costs)
+    assert calls(model) < 250
+
+
 def test_a_record_tells_runs_from_chance():
     steady, chance, rng = Record(), Record(), np.random.default_rng(0)
     for _ in range(400):

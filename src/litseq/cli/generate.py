@@ -54,6 +54,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a prompt; for an encoder-decoder the source")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows at the same time (default: 32)")
+    parser.add_argument(
+        "--draft", metavar="BUNDLE", type=Path, help="a smaller bundle with the same tokens, which guesses ahead"
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not check the hashes of the bundle's files")
     files = parser.add_argument_group("input and output")
     files.add_argument("--input", metavar="FILE", type=Path, help="read prompts from FILE (also .gz), one a line")
@@ -106,7 +109,9 @@ def _run(args: argparse.Namespace, source: Lines | Texts) -> int:
     with _open_output(args, made_from) as output:
         from litseq.runtime import Generator
 
-        generator = Generator.from_bundle(args.bundle, threads=args.threads, verify=not args.no_verify)
+        generator = Generator.from_bundle(
+            args.bundle, threads=args.threads, verify=not args.no_verify, draft=args.draft
+        )
         if args.stream:
             _stream(generator, source, options)
         else:

@@ -102,7 +102,8 @@ class Costs:
         self._doubts += 1
         found = self._ratios.get((type(drafter), rows, _SIZES[self._doubts % len(_SIZES)]))
         if found is not None:
-            found.doubt += _DOUBT
+            # One or two measurements may both have been disturbed.
+            found.doubt += _DOUBT if found.count > 2 else max(_DOUBT, 0.05 * found.value)
 
 
 class Speculation:

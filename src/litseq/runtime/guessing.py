@@ -78,5 +78,4 @@ def _is_batch_invariant(manifest: Manifest) -> bool:
     Some quantised products use another kernel for one token than for several, which rounds differently enough to change
     a token now and then. Nothing is guessed there unless asked for.
     """
-    quantization = getattr(manifest, "quantization", None)
-    return not isinstance(quantization, dict) or quantization.get("batch_invariant", True) is not False
+    return manifest.quantization.get("batch_invariant", True) is not False
