@@ -198,7 +198,7 @@ def _measure(
         name = options.validation.name
     else:
         sampler.seed += 1  # others than those it was calibrated on
-        rows, name = sampler.own_rows(16), "texts that the model wrote"
+        rows, name = sampler.own_rows(16, 96), "texts that the model wrote"
     fewer, total = [], 0
     for row in rows:
         fewer.append(row)

@@ -83,7 +83,7 @@ class Sampler:
                 break
         return found
 
-    def own_rows(self, count: int = SELF_ROWS) -> list[Row]:
+    def own_rows(self, count: int = SELF_ROWS, longest: int = ROW_TOKENS) -> list[Row]:
         """What the model writes when it may choose every token by its probability.
 
         An encoder-decoder is given random tokens to read, which it has not been trained for: texts are better.
@@ -93,9 +93,9 @@ class Sampler:
         if self.manifest.encoder is None:
             prompts = [self._start(generator, vocab) for _ in range(count)]
         else:
-            longest = max(2, min(24, self._longest - 1))
-            prompts = [generator.integers(0, vocab, generator.integers(1, longest)).tolist() for _ in range(count)]
-        room = self._longest - max(len(p) for p in prompts)
+            most = max(2, min(24, self._longest - 1))
+            prompts = [generator.integers(0, vocab, generator.integers(1, most)).tolist() for _ in range(count)]
+        room = min(longest, self._longest) - max(len(p) for p in prompts)
         written: list[list[int]] = [[] for _ in prompts]
         if room > 0:
             done = self.generator.generate(prompts, max_new_tokens=room, temperature=1.0, seed=self.seed)
@@ -105,7 +105,7 @@ class Sampler:
             read = self._reader.read(prompt)
             tokens = (*read.ids, *ids)[: self._longest]
             rows.append(Row(_tuple(read.source), tokens, min(len(read.ids), len(tokens))))
-        return [row for row in rows if len(row.tokens) > 1] or [Row(None, (0, 0))]
+        return [row for row in rows if len(row.tokens) > 1] or rows
 
     def _start(self, generator: np.random.Generator, vocab: int) -> list[int]:
         """The beginning of a text: what the format puts there, and a token so that no two rows are alike."""
