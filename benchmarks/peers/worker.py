@@ -6,9 +6,11 @@ After loading it says {"ready": versions, "seconds": ...}; then it answers {"cal
 {"seconds": ..., "result": ...}, or {"error": ...}. What libraries print goes to the standard error.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def main() -> None:
+    # A stopped process would not notice that the one that runs the benchmark was killed (prctl, PR_SET_PDEATHSIG).
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     module, directory, precision, threads, variant = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
