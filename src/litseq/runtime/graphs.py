@@ -27,6 +27,9 @@ _ORT_TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+_LARGE_TOKENS = 1024
+"""Calls of so many tokens give their memory back; shorter ones find it there the next time."""
+
 Dims = tuple[int | str, ...]
 
 _ROLES: dict[str, tuple[str, Dims]] = {
@@ -78,7 +81,7 @@ class Graphs:
         cross: Mapping[str, Array],
     ) -> Binding:
         """Bind one decoder call: arrays by role, caches as (read from, written to), one array twice when in place."""
-        binding = Binding(self.decoder)
+        binding = Binding(self.decoder, is_large=inputs["input_ids"].size >= _LARGE_TOKENS)
         names = self.manifest.decoder
         for role, array in inputs.items():
             if name := names.inputs.get(role):
@@ -101,7 +104,7 @@ class Graphs:
         assert self.encoder is not None
         assert self.manifest.encoder is not None
         names = self.manifest.encoder
-        binding = Binding(self.encoder)
+        binding = Binding(self.encoder, is_large=ids.size >= _LARGE_TOKENS)
         binding.input(names.inputs["input_ids"], ids)
         binding.input(names.inputs["lengths"], lengths)
         for name, array in cross.items():
@@ -124,7 +127,7 @@ class Graphs:
                 "multiprocessing.get_context('spawn')"
             )
         try:
-            session.run_with_iobinding(binding.io)
+            binding.run(session)
         except Exception as error:
             raise LitseqError(
                 f"onnxruntime {onnxruntime.__version__} failed: {' '.join(str(error).split())[:300]}"

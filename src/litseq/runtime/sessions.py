@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,15 @@ def _load(file: Path, options: Any, threads: int, *, shared: bool, spinning: boo
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
+@cache
+def _release_arena() -> onnxruntime.RunOptions:
+    # A session's arena keeps what its largest call took: 195 of 320 MB after 4000 tokens of a 110 M model. Giving it back
+    # takes no time that could be measured for such a call, and a quarter of a small model's step.
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _siblings(cpu: int) -> str:
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
@@ -154,10 +164,12 @@ class Binding:
     Tensors are handed over as `OrtValue`s, which takes a third of the time that `bind_input` takes with an address.
     """
 
-    __slots__ = ("_arrays", "io")
+    __slots__ = ("_arrays", "io", "is_large")
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, is_large: bool = False) -> None:
+        """Bind nothing yet; a large call gives the memory of its activations back when it is done."""
         self.io = session.io_binding()
+        self.is_large = is_large
         self._arrays: list[NDArray[Any]] = []  # onnxruntime knows their addresses and does not keep them alive
 
     def input(self, name: str, array: NDArray[Any]) -> onnxruntime.OrtValue:
@@ -170,6 +182,10 @@ class Binding:
         """Write the output `name` into an array, or over an input."""
         value = target if isinstance(target, onnxruntime.OrtValue) else self._value(target)
         self.io.bind_ortvalue_output(name, value)
+
+    def run(self, session: onnxruntime.InferenceSession) -> None:
+        """Run the call; `session` is the one it was bound for."""
+        session.run_with_iobinding(self.io, _release_arena() if self.is_large else None)
 
     def _value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
         if not array.flags.c_contiguous:  # onnxruntime would read it as if it were
