@@ -183,6 +183,7 @@ def test_empty_standard_input(capsys, monkeypatch):
         (("a", "--top-p", "3"), "top_p is 3.0"),
         (("a", "--threads", "0"), "threads is 0"),
         (("a", "--batch-size", "0"), "batch_size is 0"),
+        (("a", "--workers", "0"), "workers is 0"),
         (("x" * 99,), "prompt 0 has 100 tokens, the model takes at most 64; shorten it"),
     ],
 )

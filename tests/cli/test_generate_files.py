@@ -349,6 +349,10 @@ def test_a_bar_is_shown_on_a_terminal_only(run, tmp_path, source):
     assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "out.txt").read_bytes()
 
 
+def test_workers_write_the_same(run, source):
+    assert run("--input", "in.txt", "--workers", "2") == run("--input", "in.txt", "--workers", "1")
+
+
 def test_packed_outputs(run, tmp_path, source):
     assert run("--input", "in.txt", "--output", "out.txt.gz")[0] == 0
     assert gzip.decompress((tmp_path / "out.txt.gz").read_bytes()).decode() == run("--input", "in.txt")[1]

@@ -51,6 +51,25 @@ def test_one_by_one_gives_the_same(generator, prompts):
     assert found == [generator.generate([prompt], **OPTIONS)[0] for prompt in prompts]
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.3, "seed": 4}, {"num_beams": 2}])
+def test_workers_give_the_same(generator, prompts, options):
+    wanted = [(c.text, c.token_ids) for c in generator.generate(prompts, **OPTIONS, **options)]
+    at_once = generator.generate(prompts, workers=2, **OPTIONS, **options)
+    one_by_one = generator.generate_iterable(prompts, workers=3, window=24, **OPTIONS, **options)
+    assert [(c.text, c.token_ids) for c in at_once] == wanted
+    assert [(c.text, c.token_ids) for c in one_by_one] == wanted
+
+
+def test_what_fails_in_a_worker_is_raised(generator, prompts, monkeypatch):
+    def broken(_self, _result):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("litseq.runtime.output.OutputText.completions", broken)
+    for workers in (1, 2):
+        with pytest.raises(RuntimeError, match="out of luck"):
+            generator.generate(prompts, workers=workers, **OPTIONS)
+
+
 def test_blocks_are_smaller_than_the_work(generator, prompts):
     many = prompts * 4
     found = generator.generate_iterable(many, batch_size=2, window=64, **OPTIONS)
@@ -187,15 +206,18 @@ def test_wrong_prompts_are_refused_at_once(generator, arguments, words):
         generator.generate_iterable(*arguments)
 
 
-@pytest.mark.parametrize("options", [{"window": 0}, {"window": True}, {"batch_size": 0}, {"no_such": 1}, {"top_p": 7}])
+@pytest.mark.parametrize(
+    "options", [{"window": 0}, {"window": True}, {"batch_size": 0}, {"workers": 0}, {"no_such": 1}, {"top_p": 7}]
+)
 def test_wrong_options_are_refused_at_once(generator, options):
     with pytest.raises(UsageError):
         generator.generate_iterable(["a"], **options)
 
 
-def test_no_thread_is_left(generator, prompts):
-    before = threading.active_count()
-    found = generator.generate_iterable(prompts, **OPTIONS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_thread_is_left(generator, prompts, workers):
+    before = set(threading.enumerate())
+    found = generator.generate_iterable(prompts, workers=workers, **OPTIONS)
     next(found)
     found.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before

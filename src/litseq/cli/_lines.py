@@ -95,6 +95,11 @@ class Lines:
         return f"{self.name} line {place + 1}: the prompt"
 
     @property
+    def waiting(self) -> int:
+        """Lines that are read and not taken: of a file, its first ones when it is opened."""
+        return len(self._lines)
+
+    @property
     def share(self) -> float | None:
         """Of the file, how much was read, from 0 to 1; None where nobody can tell."""
         if self._ended:
@@ -190,6 +195,7 @@ class Texts:
         self.taken: deque[Line] = deque()
         self.count = 0
         self.share: float | None = 1.0
+        self.waiting = len(texts)
         self._texts = texts
 
     def take(self, most: int, *, wait: bool) -> list[Prompt | DataError]:

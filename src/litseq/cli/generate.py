@@ -21,6 +21,7 @@ from litseq.errors import LitseqError, UsageError
 if TYPE_CHECKING:
     from litseq.runtime import Completion, Generator
 
+_MANY = 32
 _Output = PartialOutput | StreamOutput
 
 
@@ -53,9 +54,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a directory that `litseq export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a prompt; for an encoder-decoder the source")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at the same time (default: 32)")
     parser.add_argument(
         "--draft", metavar="BUNDLE", type=Path, help="a smaller bundle with the same tokens, which guesses ahead"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="rows at the same time, of each worker (default: 32)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="loops that share the threads (default: for many prompts one a thread)"
     )
     parser.add_argument("--no-verify", action="store_true", help="do not check the hashes of the bundle's files")
     files = parser.add_argument_group("input and output")
@@ -109,14 +115,13 @@ def _run(args: argparse.Namespace, source: Lines | Texts) -> int:
     with _open_output(args, made_from) as output:
         from litseq.runtime import Generator
 
-        generator = Generator.from_bundle(
-            args.bundle, threads=args.threads, verify=not args.no_verify, draft=args.draft
-        )
+        workers, threads = _share(args, source)
+        generator = Generator.from_bundle(args.bundle, threads=threads, verify=not args.no_verify, draft=args.draft)
         if args.stream:
             _stream(generator, source, options)
         else:
             output.follow(source.skip(output.done_before))
-            _Work(args, source, output, as_json).do(generator, options)
+            _Work(args, source, output, as_json).do(generator, workers, options)
     return 0
 
 
@@ -131,12 +136,12 @@ class _Work:
         self._skipped = 0
         self._first_error: LitseqError | None = None
 
-    def do(self, generator: Generator, options: dict[str, Any]) -> None:
+    def do(self, generator: Generator, workers: int, options: dict[str, Any]) -> None:
         """Generate from what is left of the source."""
         source, output = self._source, self._output
         start = output.done_before
         batch = {} if self._args.batch_size is None else {"batch_size": self._args.batch_size}
-        run = generator.offline(source, start=start, name=source.where, **batch, **options)
+        run = generator.offline(source, workers=workers, start=start, name=source.where, **batch, **options)
         # Where the outputs go by on the terminal, they themselves show how far it is.
         shown = self._args.output is not None or not sys.stdout.isatty()
         with progress_bar(lambda: (run.finished, _estimate(run.taken, source.share)), start, shown=shown) as tick:
@@ -185,6 +190,16 @@ def as_json(line: Line, completion: Completion) -> str:
         "top_logprobs": completion.top_logprobs,
     }
     return json.dumps(values | {k: v for k, v in optional.items() if v is not None}, ensure_ascii=False)
+
+
+def _share(args: argparse.Namespace, source: Lines | Texts) -> tuple[int, int]:
+    """Workers, and threads of each: one a worker for many prompts, all in one for the quickest answer to a few."""
+    from litseq.runtime.sessions import check_threads
+
+    threads = check_threads(args.threads)
+    many = source.waiting >= (args.batch_size or _MANY) and not args.stream
+    workers: int = args.workers if args.workers is not None else threads if many else 1
+    return workers, max(1, threads // max(1, workers))
 
 
 def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any]) -> None:

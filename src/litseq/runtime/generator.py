@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.guessing import Guessing, check_draft
-from litseq.runtime.offline import IterableSource, OfflineRun, Outcome, Source
+from litseq.runtime.loops import Loop, Loops, Work
+from litseq.runtime.offline import IterableSource, OfflineRun, Source
 from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike, PromptReader, check_list
 from litseq.runtime.scoring import score_targets
@@ -117,7 +118,7 @@ class Generator:
         return _load_again, (type(self), str(self._path), self._settings)
 
     def generate(
-        self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, **options: object
+        self, prompts: Sequence[PromptLike], *, batch_size: int | None = None, workers: int = 1, **options: object
     ) -> list[Completion]:
         """One completion a prompt, in the order of `prompts`; `num_return_sequences` of them side by side, best first.
 
@@ -127,6 +128,8 @@ class Generator:
         Args:
             prompts: Texts, or lists of token ids.
             batch_size: In place of the generator's own.
+            workers: Loops that run at the same time, each with `batch_size` rows and the generator's threads. For many
+                prompts, one thread and a worker for each core are quicker than one worker with a thread for each core.
             **options: See `litseq.generation.GenerationOptions`.
 
         Raises:
@@ -140,8 +143,9 @@ class Generator:
             raise wrong
         count = len(read)
         rows = min(rows, max(1, count * chosen.num_beams))
-        run = self._offline(IterableSource(read), chosen, rows, window=count, block=count, keep=count == 1)
-        return [completion for outcome in run for completion in _completions(outcome)]
+        workers = min(_check_workers(workers), max(1, count // rows))
+        run = self._offline(IterableSource(read), chosen, rows, workers, count == 1, window=count, block=count)
+        return list(_completions(run))
 
     def generate_iterable(
         self,
@@ -149,6 +153,7 @@ class Generator:
         *,
         window: int | None = None,
         batch_size: int | None = None,
+        workers: int = 1,
         **options: Any,
     ) -> Iterator[Completion]:
         """`generate` for prompts without end: completions in the order of `prompts`, as they become ready, in bounded memory.
@@ -161,6 +166,7 @@ class Generator:
             window: Prompts in work at most, from the one whose completion comes next to the last that was read; None:
                 4096, or 64 batches where that is more. It bounds the memory.
             batch_size: Rows that run at the same time, in place of the generator's own.
+            workers: See `generate`.
             **options: See `litseq.generation.GenerationOptions`.
 
         Raises:
@@ -168,8 +174,8 @@ class Generator:
         """
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
             raise UsageError(f"prompts is of type {type(prompts).__name__}, expected an iterable of prompts")
-        run = self.offline(IterableSource(prompts), window=window, batch_size=batch_size, **options)
-        return (completion for outcome in run for completion in _completions(outcome))
+        run = self.offline(IterableSource(prompts), window=window, batch_size=batch_size, workers=workers, **options)
+        return _completions(run)
 
     def offline(
         self,
@@ -177,6 +183,7 @@ class Generator:
         *,
         window: int | None = None,
         batch_size: int | None = None,
+        workers: int = 1,
         start: int = 0,
         name: Callable[[int], str] = "prompt {}".format,
         on_step: Callable[[], object] | None = None,
@@ -190,7 +197,8 @@ class Generator:
             raise UsageError(f"window is {window!r}, expected an integer of at least 1")
         rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
         chosen = self._options(options)
-        return self._offline(source, chosen, rows, window=window, start=start, name=name, on_step=on_step)
+        workers = _check_workers(workers)
+        return self._offline(source, chosen, rows, workers, window=window, start=start, name=name, on_step=on_step)
 
     def stream(self, prompt: PromptLike, **options: object) -> Iterator[str]:
         """The completion of one prompt in pieces, each as soon as it is certain.
@@ -226,7 +234,8 @@ class Generator:
         Raises:
             UsageError: for an unknown option, what is no conversation, or a bundle that is no chatbot.
         """
-        return self.generate([self.chat_prompt(messages, **options).token_ids], batch_size=None, **options)[0]
+        ids = self.chat_prompt(messages, **options).token_ids
+        return self.generate([ids], batch_size=None, workers=1, **options)[0]
 
     def stream_chat(self, messages: Sequence[MessageLike], **options: object) -> Iterator[str]:
         """`chat` in pieces, as `stream` gives them."""
@@ -278,9 +287,31 @@ class Generator:
             )
         return replace(chosen, bad_words=self._reader.read_words(chosen.bad_words)) if chosen.bad_words else chosen
 
-    def _offline(self, source: Source, options: GenerationOptions, rows: int, **more: Any) -> OfflineRun:
-        engine = self._engine(rows, admit_at=rows // 4)
-        return OfflineRun(source, engine, self._reader, self.tokenizer, options, rows=rows, **more)
+    def _offline(
+        self,
+        source: Source,
+        options: GenerationOptions,
+        rows: int,
+        workers: int,
+        keep: bool = False,
+        **more: Any,
+    ) -> OfflineRun:
+        work = self._loops(options, rows, workers, keep)
+        return OfflineRun(source, work, self._reader, options, rows=rows * workers, **more)
+
+    @contextmanager
+    def _loops(self, options: GenerationOptions, rows: int, workers: int, keep: bool) -> Iterator[Work]:
+        """So many engines, each with as many rows."""
+        admit_at = rows // 4
+        with ExitStack() as stack:
+            engines = [stack.enter_context(self._engine(rows, admit_at=admit_at)) for _ in range(workers)]
+            loops = [Loop(engine, lambda: OutputText(self.tokenizer, options, keep=keep)) for engine in engines]
+            # A few more than its rows, so that those that come free are filled at once.
+            work: Work = loops[0] if workers == 1 else Loops(loops, rows + max(1, admit_at))
+            try:
+                yield work
+            finally:
+                work.stop()
 
     @contextmanager
     def _engine(self, max_rows: int, **bounds: Any) -> Iterator[Engine]:
@@ -325,16 +356,25 @@ def _default_options(manifest: Manifest) -> GenerationOptions:
         raise BundleError(f"manifest.json is not usable: generation: {error}") from error
 
 
-def _completions(outcome: Outcome) -> list[Completion]:
-    if isinstance(outcome, LitseqError):
-        raise outcome
-    return outcome
+def _completions(run: OfflineRun) -> Iterator[Completion]:
+    # Closed here, at once: an exception may keep what is left of the run, its threads included, for long.
+    with closing(iter(run)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, LitseqError):
+                raise outcome
+            yield from outcome
 
 
 def _check_batch_size(batch_size: int) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= 4096:
         raise UsageError(f"batch_size is {batch_size!r}, expected an integer from 1 to 4096")
     return batch_size
+
+
+def _check_workers(workers: int) -> int:
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
+        raise UsageError(f"workers is {workers!r}, expected an integer from 1 to 1024")
+    return workers
 
 
 def _check_bytes(reuse_bytes: int) -> int:

@@ -1,20 +1,18 @@
-"""Many prompts through one engine: read ahead within a window, packed by length, given back in the given order."""
+"""Many prompts through the loop: read ahead within a window, packed by length, given back in the given order."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Protocol
 
 from litseq.errors import LitseqError
-from litseq.generation import Engine, GenerationOptions, Prompt, Result
-from litseq.runtime.completion import Completion
-from litseq.runtime.output import OutputText
+from litseq.generation import GenerationOptions, Prompt
+from litseq.runtime.loops import Outcome, Work
 from litseq.runtime.prompts import PromptLike, PromptReader
-from litseq.text import Tokenizer
 
 _WINDOW = 4096
 _WINDOW_TOKENS = 1 << 21
@@ -24,8 +22,6 @@ _BLOCK_SECONDS = 8.0
 
 Item = PromptLike | Prompt | LitseqError
 """What a source gives: a prompt, or the error that stands in the place of one."""
-Outcome = list[Completion] | LitseqError
-"""What becomes of a prompt: its completions, best first, or why there are none."""
 
 
 class Source(Protocol):
@@ -62,24 +58,22 @@ class IterableSource:
 class OfflineRun:
     """A run over a source of prompts; iterate it once for the outcomes, in the order of the prompts.
 
-    A window of prompts is in work at any time: read, tokenised in a thread beside the engine, submitted in blocks with
+    A window of prompts is in work at any time: read, tokenised in a thread beside the loops, submitted in blocks with
     similar lengths side by side, and kept until all before them are done. A new block follows before the last one has
-    ended, so that the batch stays full. Memory depends on the window and not on the number of prompts.
+    ended, so that the batches stay full. Memory depends on the window and not on the number of prompts.
     """
 
     def __init__(
         self,
         source: Source,
-        engine: AbstractContextManager[Engine],
+        work: AbstractContextManager[Work],
         reader: PromptReader,
-        tokenizer: Tokenizer,
         options: GenerationOptions,
         *,
         rows: int,
         window: int | None = None,
         block: int | None = None,
         start: int = 0,
-        keep: bool = False,
         name: Callable[[int], str] = "prompt {}".format,
         on_step: Callable[[], object] | None = None,
     ) -> None:
@@ -87,61 +81,55 @@ class OfflineRun:
 
         Args:
             source: The prompts.
-            engine: The loop; entered when the iteration begins.
+            work: The loops; entered when the iteration begins.
             reader: Makes ids of prompts.
-            tokenizer: Makes text of ids.
             options: How to generate.
-            rows: Rows of the engine.
+            rows: Rows of all loops together.
             window: Prompts in work at most.
             block: Prompts that are packed together; None: by the speed that is measured.
             start: The place of the first prompt, for the seed and for messages.
-            keep: Of the requests: keep what was read for requests that begin alike.
             name: What a message calls the prompt of a place.
-            on_step: Called after every step of the engine.
+            on_step: Called between the steps.
         """
         self.taken = start
         """The place behind the last prompt that was taken from the source."""
         self.finished = start
         """The place that `finished` prompts reach, those before `start` and those still kept for their turn included."""
         self._source = source
-        self._engine = engine
+        self._work = work
         self._reader = reader
-        self._tokenizer = tokenizer
         self.options = options
         """How to generate."""
         self._rows = rows
         self._window = max(_WINDOW, 64 * rows) if window is None else window
         self._fixed_block = block
-        self._keep_read = keep
         self._name = name
         self.on_step = on_step or (lambda: None)
-        """Called after every step of the engine."""
+        """Called between the steps."""
         self._start = self._next = start
-        self._running: dict[int, tuple[int, int, OutputText]] = {}  # by ticket: place, length, text
+        self._running: dict[int, int] = {}  # by place: tokens of the prompt
         self._done: dict[int, Outcome] = {}
         self._held = 0  # token ids of prompts and outputs that are kept
         self._encoding: Future[list[Prompt | LitseqError]] | None = None
         self._ended = False
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Generator[Outcome, None, None]:
         """The outcomes; an exception of the source comes behind those of the prompts before it."""
         self._began = time.monotonic()
-        with self._engine as engine, ThreadPoolExecutor(1, "litseq-tokenize") as pool:
-            while True:
+        with self._work as work, ThreadPoolExecutor(1, "litseq-tokenize") as pool:
+            while not (self._ended and self.finished == self.taken):
                 self._read_ahead(pool)
-                self._submit(engine)
-                if engine.idle and self._ended:
-                    yield from self._in_order()
-                    break
-                for result in engine.step():
-                    self._finish(result)
+                self._submit(work)
+                if self._running:
+                    for place, outcome in work.collect():
+                        self._finish(place, outcome)
                 self.on_step()
                 yield from self._in_order()
         if self._source.failure is not None:
             raise self._source.failure
 
     def _read_ahead(self, pool: ThreadPoolExecutor) -> None:
-        """Take the next block, and let it be tokenised beside the engine."""
+        """Take the next block, and let it be tokenised beside the loops."""
         if self._encoding is not None or self._ended:
             return
         room = self._window - (self.taken - self._next)
@@ -154,37 +142,28 @@ class OfflineRun:
             self._encoding = pool.submit(self._reader.read_batch, items, first, self._name, self.options.prefix)
         self._ended = starving and not items
 
-    def _submit(self, engine: Engine) -> None:
-        """Give the engine the next block before it runs out of prompts."""
+    def _submit(self, work: Work) -> None:
+        """Hand over the next block before the loops run out of prompts."""
         jobs = len(self._running)
         # Rows that stand empty cost more than a short wait for the tokenizer.
         wanted = jobs < self._rows or (jobs < 2 * self._rows and self._encoding is not None and self._encoding.done())
         if self._encoding is None or not wanted:
             return
         prompts, self._encoding = self._encoding.result(), None
-        first = self.taken - len(prompts)
-        # The longest first: similar prompts share a call, and no long one is left alone at the end.
-        for place, prompt in sorted(enumerate(prompts, first), key=_length, reverse=True):
+        good: list[tuple[int, Prompt]] = []
+        for place, prompt in enumerate(prompts, self.taken - len(prompts)):
             if isinstance(prompt, LitseqError):
-                self._keep(place, prompt)
-                continue
-            text = OutputText(self._tokenizer, self.options, keep=self._keep_read)
-            length = prompt.length
-            try:
-                ticket = engine.submit(text.request(prompt, place))
-            except LitseqError as error:
-                self._keep(place, error)
-                continue
-            self._running[ticket] = place, length, text
-            self._held += length
+                self._finish(place, prompt)
+            else:
+                good.append((place, prompt))
+                self._running[place] = prompt.length
+                self._held += prompt.length
+        # The longest first: similar prompts share a call, and no long one is left alone at the end.
+        good.sort(key=lambda item: -item[1].length)
+        work.submit(good)
 
-    def _finish(self, result: Result) -> None:
-        place, length, text = self._running.pop(result.ticket)
-        completions = text.completions(result)
-        self._held += sum(len(completion.token_ids) for completion in completions) - length
-        self._keep(place, completions)
-
-    def _keep(self, place: int, outcome: Outcome) -> None:
+    def _finish(self, place: int, outcome: Outcome) -> None:
+        self._held += _tokens(outcome) - self._running.pop(place, 0)
         self._done[place] = outcome
         self.finished += 1
 
@@ -192,8 +171,7 @@ class OfflineRun:
         while self._next in self._done:
             outcome = self._done.pop(self._next)
             self._next += 1
-            if not isinstance(outcome, LitseqError):
-                self._held -= sum(len(completion.token_ids) for completion in outcome)
+            self._held -= _tokens(outcome)
             yield outcome
 
     def _block(self) -> int:
@@ -203,5 +181,5 @@ class OfflineRun:
         return min(max(4 * self._rows, int(speed * _BLOCK_SECONDS)), max(1, self._window // 4))
 
 
-def _length(item: tuple[int, Prompt | LitseqError]) -> int:
-    return 0 if isinstance(item[1], LitseqError) else item[1].length
+def _tokens(outcome: Outcome) -> int:
+    return 0 if isinstance(outcome, LitseqError) else sum(len(completion.token_ids) for completion in outcome)
