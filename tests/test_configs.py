@@ -1,5 +1,6 @@
 """Every shipped configuration is parsed by the real command line and runs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,15 @@ def files(tmp_path_factory):
     (directory / "train.txt").write_text("\n".join(lines) + "\n")
     pairs = [f"{line}\t{' '.join(reversed(line.split()))}" for line in lines]
     (directory / "train.tsv").write_text("\n".join(pairs) + "\n")
+    talks = [json.dumps({"turns": [line, "yes", line, line]}) for line in lines]
+    (directory / "train.jsonl").write_text("\n".join(talks) + "\n")
     return directory
 
 
 def test_there_is_one_for_every_way_to_train():
     assert [path.stem for path in CONFIGS] == [
+        "conversation-decoder-only",
+        "conversation-encoder-decoder",
         "text-decoder-only",
         "text-encoder-decoder",
         "translation-decoder-only",

@@ -69,7 +69,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command but the four that LightningCLI parses; those are only listed."""
-    from litseq.cli import average, bench, demo, export, generate, inspect, quantize
+    from litseq.cli import average, bench, chat, demo, export, generate, inspect, quantize
 
     parser = argparse.ArgumentParser(
         prog="litseq",
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in LIGHTNING_COMMANDS.items():
         subparsers.add_parser(name, help=text, add_help=False)
-    for module in (export, quantize, average, generate, inspect, bench, demo):
+    for module in (export, quantize, average, generate, chat, inspect, bench, demo):
         module.add_parser(subparsers)
     return parser
 
