@@ -103,7 +103,7 @@ class Costs:
         found = self._ratios.get((type(drafter), rows, _SIZES[self._doubts % len(_SIZES)]))
         if found is not None:
             # One or two measurements may both have been disturbed.
-            found.doubt += _DOUBT if found.count > 2 else max(_DOUBT, 0.05 * found.value)
+            found.doubt += _DOUBT if found.count > 2 else max(_DOUBT, 0.03 * found.value)
 
 
 class Speculation:

@@ -14,6 +14,8 @@ from litseq.text.special_tokens import SpecialTokens, find_special_tokens, state
 from litseq.text.streaming import StreamDecoder
 from litseq.text.training import train_backend
 
+_MANY_TEXTS = 16
+
 
 class Tokenizer:
     """Text to token ids and back, over a `tokenizer.json` of the `tokenizers` package.
@@ -123,8 +125,8 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts at once, on all processors."""
-        return list(self.iter_encode(texts))
+        """`encode` for many texts at once, on all processors; few are not worth the threads that it would start."""
+        return list(self.iter_encode(texts)) if len(texts) >= _MANY_TEXTS else [self.encode(text) for text in texts]
 
     def iter_encode(self, texts: Iterable[str], chunk: int = 8192) -> Iterator[list[int]]:
         """`encode` for texts without end, holding the ids of `chunk` texts at a time."""
