@@ -22,7 +22,7 @@ class QuantizeOptions:
     """
 
     to: Literal["int8", "int4"]
-    """int8: a quarter of the size, faster at every batch size. int4: a seventh, fastest for one row, and a little of the
+    """int8: a quarter of the size, faster at every batch size. int4: about a fifth, fastest for one row, and a little of the
     quality."""
     batch: Literal["large", "small"] | None = None
     """The batch sizes it will serve. `large` (default of int8): each row of an activation has a scale of its own, so that
