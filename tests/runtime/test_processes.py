@@ -127,12 +127,15 @@ print(len(Generator.from_bundle(path, threads=4).generate(["the fox"], max_new_t
 
 def test_eight_generators_in_one_process_leave_nothing_behind():
     run = python("""
-import gc, json, os
+import gc, json, os, time
 from litseq.runtime import Generator
 count = lambda: len(os.listdir("/proc/self/task"))
 start = count()
 generators = [Generator.from_bundle(path, threads=2) for _ in range(8)]
 texts = {g.generate(["the fox"], max_new_tokens=8)[0].text for g in generators}
+deadline = time.monotonic() + 10
+while count() - start > 16 and time.monotonic() < deadline:
+    time.sleep(0.01)  # the thread that read the prompts ahead may just be ending
 during = count() - start
 del generators
 gc.collect()

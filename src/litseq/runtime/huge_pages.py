@@ -17,7 +17,10 @@ from pathlib import Path
 _HUGE = 2 * 2**20
 _SMALLEST = 2 * _HUGE
 _COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1; Python has no name for it
-_PRIVATE_MEMORY = "rw-p 00000000 00:00 0"
+_PRIVATE_MEMORY = (
+    ["rw-p", "00000000", "00:00", "0"],
+    ["rw-p", "00000000", "00:00", "0", "[heap]"],  # what is smaller than some MB: the weights of a narrow model
+)
 
 Range = tuple[int, int]
 
@@ -83,7 +86,7 @@ def _ranges() -> list[Range]:
     found = []
     for line in lines:
         addresses, _, rest = line.partition(" ")
-        if rest.strip() == _PRIVATE_MEMORY:
+        if rest.split() in _PRIVATE_MEMORY:
             start, end = (int(word, 16) for word in addresses.split("-"))
             if end - start >= _SMALLEST:
                 found.append((start, end))
