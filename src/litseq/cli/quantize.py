@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         choices=("large", "small"),
-        help="the batch sizes to serve: large (default of int8) gives every row the same result in any batch and is "
-        "fastest from about 5 rows on; small (the form of int4) is fastest for 1 to 4 rows",
+        help="the batch sizes to serve: large (default of int8) gives every row the same result in any batch, to the "
+        "bit; small (the form of int4) is faster, above all for 1 to 4 rows",
     )
     parser.add_argument("--block", type=int, metavar="N", help="inputs that share a scale where batch is small")
     parser.add_argument(

@@ -26,8 +26,8 @@ class QuantizeOptions:
     quality."""
     batch: Literal["large", "small"] | None = None
     """The batch sizes it will serve. `large` (default of int8): each row of an activation has a scale of its own, so that
-    a result does not depend on the rows beside it, to the bit; fastest from about 5 rows on, and at prompts. `small`
-    (default of int4, which has no other form): fastest for 1 to 4 rows; a batch may change the last bits of a row."""
+    a result does not depend on the rows beside it, to the bit. `small` (default of int4, which has no other form): much
+    faster for 1 to 4 rows, and measured faster up to 32; a batch may change the last bits of a row."""
     block: int | None = None
     """Inputs that share a scale in the form for small batches. None: 128 for 8 bits, 32 for 4."""
     head_bits: Literal[4, 8] = 8
