@@ -136,6 +136,14 @@ def test_a_chat_gives_the_same_tokens_with_and_without_reuse(name):
             Generator.from_bundle(fixture_path(name), reuse_bytes=bad)
 
 
+def test_a_stream_is_kept_for_the_next_turn():
+    generator = Generator.from_bundle(fixture_path("tiny-decoder-only"), threads=1)
+    prompt = random_prompts(1, 0, 24, 25)[0]
+    text = "".join(generator.stream(prompt, max_new_tokens=6))
+    assert len(generator._reuse) == 1
+    assert "".join(generator.stream(prompt, max_new_tokens=6)) == text
+
+
 def test_prompts_with_one_introduction_give_the_same_as_alone(generator):
     start = random_prompts(1, 3, 30, 31)[0]
     prompts = [start + more for more in random_prompts(8, 4, 1, 8)]

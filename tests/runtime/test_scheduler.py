@@ -75,6 +75,8 @@ def test_what_cannot_be_asked_is_said_at_once(generator):
     with Scheduler(generator, max_rows=2, max_tokens=20) as scheduler:
         with pytest.raises(UsageError, match="no generation option is called"):
             scheduler.submit("a", max_token=3)
+        with pytest.raises(UsageError, match="a stream is one text"):
+            scheduler.submit("a", stream=True, num_beams=2, num_return_sequences=2)
         with pytest.raises(UsageError, match="the model takes"):
             scheduler.submit([5] * 500)
         with pytest.raises(UsageError, match="bounded to 20"):

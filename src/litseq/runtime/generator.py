@@ -11,7 +11,7 @@ from typing import Any
 
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, LitseqError, UsageError
-from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request
+from litseq.generation import Engine, GenerationOptions, PrefixStore, Request
 from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
@@ -213,12 +213,7 @@ class Generator:
         Raises:
             UsageError: at once, for an unknown option or a prompt that does not fit the model.
         """
-        chosen = self._options(options)
-        if chosen.num_return_sequences > 1:
-            raise UsageError("a stream is one text; leave out num_return_sequences, or use generate")
-        return self._stream(
-            self._reader.read(prompt, prefix=chosen.prefix), OutputText(self.tokenizer, chosen, live=True)
-        )
+        return self._stream(*self._request(prompt, options, live=True))
 
     def chat(self, messages: Sequence[MessageLike], **options: object) -> Completion:
         """The answer to the question at the end of a conversation.
@@ -261,9 +256,9 @@ class Generator:
         log_probs = score_targets(self._graphs, read, wanted)
         return [TargetScore(float(sum(lp)), ids, lp) for ids, lp in zip(wanted, log_probs, strict=True)]
 
-    def _stream(self, prompt: Prompt, writer: OutputText) -> Iterator[str]:
+    def _stream(self, request: Request, writer: OutputText) -> Iterator[str]:
         with self._engine(1) as engine:
-            engine.submit(writer.request(prompt, 0))
+            engine.submit(request)
             while not engine.idle:
                 engine.step()
                 if piece := writer.pop():
@@ -272,10 +267,12 @@ class Generator:
             yield piece
 
     def _request(
-        self, prompt: PromptLike, given: Mapping[str, object], *, live: bool, priority: int
+        self, prompt: PromptLike, given: Mapping[str, object], *, live: bool, priority: int = 0
     ) -> tuple[Request, OutputText]:
-        """A request for an engine, and what makes text of its result."""
+        """A request for an engine, and what makes text of its result; with `live` also while it comes."""
         chosen = self._options(given)
+        if live and chosen.num_return_sequences > 1:
+            raise UsageError("a stream is one text; leave out num_return_sequences, or do not stream")
         writer = OutputText(self.tokenizer, chosen, live=live, keep=True)
         return writer.request(self._reader.read(prompt, prefix=chosen.prefix), 0, priority), writer
 
