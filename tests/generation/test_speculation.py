@@ -1,39 +1,13 @@
 """Guessing changes no token, saves calls where text copies, and costs next to nothing where it does not."""
 
-import itertools
-
 import numpy as np
 import pytest
 
+from generation.scripted import END, Scripted, calls, eager, one, prompts_of, slow_until
 from generation.toy_model import ToyModel, slow_greedy
 from litseq.generation import Engine, GenerationOptions, Prompt, Request, run
-from litseq.generation.draft_model import DraftModel
 from litseq.generation.drafts import PromptLookup, Record, check_cost
 from litseq.generation.speculation import Costs
-
-END = 2
-
-
-class Scripted(ToyModel):
-    """A model that says what a function of its ids and its source says, and takes time by a clock of its own."""
-
-    def __init__(self, follow, step=10.0, slope=0.05, **options):
-        super().__init__(**options)
-        self.follow, self.step, self.slope = follow, step, slope
-        self.now = 0.0
-
-    def clock(self):
-        return self.now
-
-    def read(self, first, ids, top_k=0, *, every=False):
-        longest = max(map(len, ids))
-        self.now += self.step * (1 + self.slope * len(ids) * (longest - 1))
-        return super().read(first, ids, top_k, every=every)
-
-    def logits(self, ids, source=()):
-        logits = np.zeros(self.vocab_size, np.float32)
-        logits[self.follow(list(ids), list(source))] = 1
-        return logits
 
 
 class Guesser:
@@ -66,11 +40,6 @@ class Guesser:
         return 1.0
 
 
-def eager():
-    """Costs by a clock to which every call takes the same time, so that guessing always pays."""
-    return Costs(itertools.count().__next__)
-
-
 class Never:
     """A drafter that is never asked: the plain loop, with the clock running."""
 
@@ -82,23 +51,6 @@ class Never:
 
     def cost(self, rows, count):
         return 1.0
-
-
-def prompts_of(rng, count, with_source=False):
-    sources = [rng.integers(3, 11, rng.integers(1, 12)).tolist() if with_source else None for _ in range(count)]
-    return [Prompt(rng.integers(3, 11, rng.integers(1, 9)).tolist(), source) for source in sources]
-
-
-def calls(model):
-    return sum(kind != "admit" for kind, _ in model.calls)
-
-
-def one(model, prompt, drafters, options=None, costs=None, **request):
-    engine = Engine(model, (END,), drafters=drafters, costs=costs)
-    engine.submit(Request(prompt, options or GenerationOptions(max_new_tokens=40), **request))
-    (result,) = run(engine)
-    assert model.rows == 0
-    return result
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.5, 0.9, 1.0])
@@ -132,16 +84,6 @@ def test_whatever_is_guessed_the_output_is_the_greedy_one(truth, with_source):
             assert result.tokens == heard[i] == (wanted[: stops[i]] if stopped else wanted)
             reason = "stop" if stopped else "length" if len(wanted) == most else "eos"
             assert result.finish_reason == reason
-
-
-def slow_until(model, prompt, most, end):
-    ids = list(prompt.ids)
-    while len(ids) - len(prompt.ids) < most:
-        token = int(model.logits(ids, prompt.source or ()).argmax())
-        if token in end:
-            break
-        ids.append(token)
-    return ids[len(prompt.ids) :]
 
 
 def test_rows_that_want_more_than_the_likeliest_token_keep_the_step_plain():
@@ -325,94 +267,3 @@ def test_a_record_tells_runs_from_chance():
         chance.note(bool(rng.random() < 0.05))
     assert steady.expected(7) > 3
     assert chance.expected(7) < 0.4
-
-
-def draft_times(follow, guess, step, draft_slope=0.05, most=200):
-    model = Scripted(follow, vocab_size=300, max_length=300)
-    draft = Scripted(guess, step=step, slope=draft_slope, vocab_size=300, max_length=300)
-    costs = Costs(lambda: model.now + draft.now)
-    result = one(model, Prompt([7, 8, 9]), [DraftModel(draft)], GenerationOptions(max_new_tokens=most), costs)
-    assert result.tokens == slow_until(model, Prompt([7, 8, 9]), most, {END})
-    return model, model.now + draft.now
-
-
-def fresh(ids, source):
-    return 3 + (len(ids) * 37 + 11 * (len(ids) // 7)) % 251
-
-
-def test_a_draft_model_that_is_right_saves_calls():
-    model, seconds = draft_times(fresh, fresh, step=1.0)
-    assert calls(model) < 50
-    assert seconds < 10.0 * 200 / 1.8
-
-
-def test_a_draft_model_that_is_wrong_loses_little():
-    _, seconds = draft_times(fresh, lambda ids, source: 3, step=1.0)
-    assert seconds < 1.05 * 10.0 * 200
-
-
-def test_a_draft_model_that_is_as_slow_as_the_model_is_left_alone():
-    _, seconds = draft_times(fresh, fresh, step=10.0)
-    assert seconds < 1.05 * 10.0 * 200
-
-
-@pytest.mark.parametrize("reads_in_chunks", [True, False])
-@pytest.mark.parametrize("length", [64, 25])
-def test_a_draft_model_follows_rows_that_come_and_go(reads_in_chunks, length):
-    """The model itself as its draft: whatever happens to rows, every guess comes true."""
-    rng = np.random.default_rng(9)
-    model, draft = ToyModel(), ToyModel(max_length=length)
-    draft.reads_in_chunks = reads_in_chunks
-    drafter = DraftModel(draft)
-    accepted = []
-
-    class Watched:
-        def update(self, rows):
-            return [record and Record(0.9, 0.9) for record in drafter.update(rows)]
-
-        def draft(self, rows, counts):
-            guesses = drafter.draft(rows, counts)
-            for row, guess, count in zip(rows, guesses, counts, strict=True):
-                assert len(guess) <= count
-                prompt = row.job.request.prompt
-                ids = [*prompt.ids, *row.tokens]
-                for token in guess:
-                    accepted.append(token == int(model.logits(ids, prompt.source or ()).argmax()))
-                    ids.append(token)
-            return guesses
-
-        def cost(self, rows, count):
-            return 1.0
-
-    engine = Engine(model, (END,), max_rows=4, drafters=[Watched()], costs=eager())
-    prompts = prompts_of(rng, 30, with_source=True)
-    waiting, results = list(enumerate(prompts)), []
-    while waiting or not engine.idle:
-        if waiting and rng.random() < 0.6:
-            i, prompt = waiting.pop(0)
-            kind = {"temperature": 1.0, "seed": 1} if i % 10 == 9 else {}
-            engine.submit(Request(prompt, GenerationOptions(max_new_tokens=int(rng.integers(1, 50)), **kind), i))
-        results += engine.step()
-    assert len(results) == 30
-    assert len(accepted) > 100
-    assert all(accepted)
-    for result in results:
-        if result.ticket % 10:
-            prompt = prompts[result.ticket - 1]
-            assert result.tokens == slow_greedy(model, prompt, len(result.tokens), END)
-
-
-@pytest.mark.parametrize("wrong", [ToyModel(seed=1), ToyModel(seed=6)])
-def test_a_draft_model_changes_nothing(wrong):
-    prompts = prompts_of(np.random.default_rng(2), 10)
-    engine = Engine(ToyModel(), (END,), max_rows=3, drafters=[PromptLookup(), DraftModel(wrong)], costs=eager())
-    for i, prompt in enumerate(prompts):
-        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=30), i))
-    assert [result.tokens for result in run(engine)] == [slow_greedy(ToyModel(), p, 30, END) for p in prompts]
-
-
-def test_a_draft_model_in_use_or_without_a_way_back_is_refused():
-    recurrent = ToyModel()
-    recurrent.can_rewind = False
-    with pytest.raises(ValueError, match="able to shorten"):
-        DraftModel(recurrent)

@@ -10,6 +10,7 @@ import numpy as np
 from litseq.errors import UsageError
 from litseq.generation.beams import BeamSearch
 from litseq.generation.drafts import Drafter
+from litseq.generation.packing import CALL_TOKENS
 from litseq.generation.plan import Plan, Turn
 from litseq.generation.reading import Entering, Reader
 from litseq.generation.reuse import PrefixStore
@@ -17,8 +18,6 @@ from litseq.generation.row import Job, Request, Result, Row
 from litseq.generation.speculation import Costs, Speculation
 from litseq.generation.step_model import IntArray, StepModel
 
-CALL_TOKENS = 4096
-"""Tokens of one prompt call at most: more costs memory for activations and wins no speed."""
 CHUNK_TOKENS = 512
 """Tokens of prompts that are read in one step beside rows that generate: what these wait for at most."""
 

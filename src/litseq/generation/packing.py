@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+CALL_TOKENS = 4096
+"""Tokens of one call at most: more costs memory for activations and wins no speed."""
+
 _SPARE_PLACES = 16
 
 

@@ -73,13 +73,13 @@ class Plan:
 
     def take(self, scores: Scores) -> Turn:
         """Choose the next token of every row and note it."""
-        if self.is_greedy:
-            best = scores.top_ids
-            turn = Turn(scores.logits.argmax(-1) if best is None else best[:, 0])
-            self._record(turn, range(len(self._rows)))
-            return turn
         if not self._searches and not self._parting:
-            turn = Turn(self._chooser.choose(scores))
+            best = scores.top_ids
+            if self.is_greedy:
+                tokens: IntArray = scores.logits.argmax(-1) if best is None else best[:, 0]
+            else:
+                tokens = self._chooser.choose(scores)
+            turn = Turn(tokens)
             self._record(turn, range(len(self._rows)))
             return turn
         turn = Turn(np.zeros(len(self._rows), np.int64))
@@ -87,8 +87,8 @@ class Plan:
             siblings = [(i, self._sibling_tokens(self._rows[i], scores, i)) for i in self._parting]
             turn.tokens[self._plain] = self._chooser.choose(_pick(scores, self._plain))
             self._record(turn, self._plain.tolist())
-            for i, tokens in siblings:
-                self._part(turn, i, tokens)
+            for i, first in siblings:
+                self._part(turn, i, first)
             self._parting = []
         for search, places in self._single(scores):
             self._apply(turn, search, places, search.extend(_pick(scores, places, top_only=not search.needs_logits)))
@@ -113,23 +113,11 @@ class Plan:
         return "length" if len(row.tokens) >= row.limit else None
 
     def _record(self, turn: Turn, places: Sequence[int]) -> None:
-        """Note the tokens of plain rows. This is the inner loop of greedy decoding: one pass, no calls."""
-        end_tokens = self._end_tokens
+        """Note the tokens of plain rows."""
         tokens = turn.tokens.tolist()
         for i in places:
-            row, token = self._rows[i], tokens[i]
-            reason: FinishReason
-            if token in end_tokens:
-                reason = "eos"
-            else:
-                row.tokens.append(token)
-                if row.on_token is not None and row.on_token(token):
-                    reason = "stop"
-                elif len(row.tokens) >= row.limit:
-                    reason = "length"
-                else:
-                    continue
-            self.end(turn, i, reason)
+            if (reason := self.accept(self._rows[i], tokens[i])) is not None:
+                self.end(turn, i, reason)
 
     def end(self, turn: Turn, place: int, reason: FinishReason) -> None:
         """Let a plain row leave."""

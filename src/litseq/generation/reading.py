@@ -62,7 +62,7 @@ class Reader:
     def save(self, row: Row, place: int) -> None:
         """Keep what the row that leaves has read and said, if its request asks for it."""
         request = row.job.request
-        if self._store is None or not request.keep or not self._reuses or request.prompt.source is not None:
+        if self._store is None or not request.keep or not self._shares(row):
             return
         length = int(self._model.lengths[place])
         ids = [*request.prompt.ids, *row.tokens][:length]
@@ -71,10 +71,12 @@ class Reader:
         if len(ids) >= SHORTEST and not self._store.holds(ids):
             self._store.add(ids, self._model.save(place, len(ids)))
 
+    def _shares(self, row: Row) -> bool:
+        """Whether what the model holds of a row follows from its tokens alone: not where it looks at a source."""
+        return self._reuses and row.job.request.prompt.source is None
+
     def _waits_for(self, new: Entering, before: Sequence[Entering]) -> bool:
-        if not self._reuses or new.row.job.request.prompt.source is not None:
-            return False
-        return any(
+        return self._shares(new.row) and any(
             len(e.left) > 0 and len(e.prompt) - len(e.left) < shared
             for e in before
             if (shared := common(e.prompt, new.prompt)) >= SHORTEST
@@ -82,7 +84,8 @@ class Reader:
 
     def _take_over(self, new: Entering, place: int, rows: Sequence[Row], before: Sequence[Entering]) -> None:
         prompt = new.prompt
-        if not self._reuses or new.row.job.request.prompt.source is not None or len(prompt) <= SHORTEST:
+        usable = len(prompt) - 1  # the last token is read in any case: its scores are wanted
+        if not self._shares(new.row) or usable < SHORTEST:
             return
         best, source = 0, -1
         for i, row in enumerate([*rows, *(e.row for e in before)]):
@@ -91,10 +94,11 @@ class Reader:
                 length = min(common(ids, prompt), int(self._model.lengths[i]))
                 best, source = max((best, source), (length, i))
         kept = self._store.find(prompt) if self._store is not None else None
-        usable = len(prompt) - 1  # the last token is read in any case: its scores are wanted
-        if kept is not None and kept[1] > best and min(kept[1], usable) >= SHORTEST:
-            self._model.load(place, kept[0].saved, min(kept[1], usable))
-            new.left = list(prompt[min(kept[1], usable) :])
-        elif min(best, usable) >= SHORTEST:
-            self._model.copy(place, source, min(best, usable))
-            new.left = list(prompt[min(best, usable) :])
+        length = min(usable, best if kept is None else max(best, kept[1]))
+        if length < SHORTEST:
+            return
+        if kept is not None and kept[1] > best:
+            self._model.load(place, kept[0].saved, length)
+        else:
+            self._model.copy(place, source, length)
+        new.left = list(prompt[length:])

@@ -57,8 +57,7 @@ class OutputText:
         """The output of which `pop` gave pieces; the last piece goes to `give`."""
         assert self._live is not None
         stopped = self._live.flush()
-        if piece := self._live.pop():
-            self._said.append(piece)
+        if piece := self.pop():
             give(piece)
         reason = "stop" if stopped else result.finish_reason
         tokens = [*self._forced, *result.tokens]

@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litseq.generation import FloatArray, IntArray, Prompt, Scores
-from litseq.generation.packing import groups
+from litseq.generation.packing import CALL_TOKENS, groups
 from litseq.runtime.graphs import Array, Graphs
 from litseq.runtime.row_store import RowStore
 from litseq.runtime.sessions import Binding
-
-CALL_TOKENS = 4096
-"""Tokens of one call at most: more costs memory for activations and wins no speed."""
 
 _FIRST_ROOM = 32  # places for new tokens in a fresh cache; it doubles from there
 _GRANULE = 16

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from litseq.errors import LitseqError, UsageError
 from litseq.generation import Engine, Request, Result
+from litseq.generation.engine import CHUNK_TOKENS
 from litseq.runtime.completion import Completion
 from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike
@@ -90,7 +91,7 @@ class Scheduler:
         *,
         max_rows: int | None = None,
         max_tokens: int | None = None,
-        chunk_tokens: int = 512,
+        chunk_tokens: int = CHUNK_TOKENS,
     ) -> None:
         """Start the loop; `close` it, or use it as a context.
 

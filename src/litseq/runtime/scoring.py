@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from litseq.generation import FloatArray, Prompt, Scores
-from litseq.generation.packing import groups
+from litseq.generation.packing import CALL_TOKENS, groups
 from litseq.runtime.graphs import Graphs
-from litseq.runtime.rows import CALL_TOKENS, Rows
+from litseq.runtime.rows import Rows
 
 _LOGITS_BYTES = 64 * 2**20  # of one call
 
