@@ -12,7 +12,9 @@ from litseq.data.ragged import Counts
 from litseq.errors import DataError
 
 # Neighbouring batches whose examples may be shuffled among each other, as long as that pads this share more at most.
-POOL_SLACK = 0.03
+POOL_SLACK = 0.02
+# First lengths that are taken together when sorting by the second: with both lengths to keep alike, neither comes first.
+STRIP = 3
 
 
 class EpochSampler(Sampler[int]):
@@ -154,16 +156,29 @@ class TokenBatchSampler(BatchSampler):
         return len(range(self.rank, len(self._bounds) - 1, self.num_replicas))
 
 
+def padding_share(batches: TokenBatchSampler, lengths: Counts, epoch: int = 0) -> float:
+    """The share of the positions of an epoch that hold padding, over all ranks.
+
+    Args:
+        batches: The sampler.
+        lengths: [N, K], what the sampler was made with.
+        epoch: Which epoch.
+    """
+    positions = sum(len(batch) * int(lengths[batch].max(axis=0).sum()) for batch in batches.plan(epoch))
+    return 1 - int(lengths.sum()) / positions
+
+
 def _length_order(lengths: Counts) -> NDArray[np.int64]:
     """Shortest first, and neighbours alike in both lengths.
 
-    Within equal first lengths the second one rises and falls in turn, so that a batch that spans two first lengths meets
+    Within a strip of first lengths the second one rises and falls in turn, so that a batch that spans two strips meets
     similar second ones.
     """
     if lengths.shape[1] == 1:
         return np.argsort(lengths[:, 0], kind="stable")
     first, second = lengths[:, 0], lengths[:, 1]
-    return np.lexsort((np.where(first % 2 == 0, second, -second), first))
+    strip = first // STRIP
+    return np.lexsort((first, np.where(strip % 2 == 0, second, -second), strip))
 
 
 def _greedy_bounds(lengths: Counts, max_tokens: int) -> Counts:
