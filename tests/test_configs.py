@@ -30,6 +30,7 @@ def test_there_is_one_for_every_way_to_train():
         "conversation-encoder-decoder",
         "text-decoder-only",
         "text-encoder-decoder",
+        "text-span-corruption",
         "translation-decoder-only",
         "translation-encoder-decoder",
         "translation-prefix-lm",
@@ -42,7 +43,7 @@ def test_config_fits(path, files, tmp_path, monkeypatch):
     config = yaml.safe_load(path.read_text())
     data = files / config["data"]["init_args"]["train"]
     arguments = [
-        *("fit", "-c", str(path), f"--data.train={data}", f"--data.val={data}", "--data.vocab_size=60"),
+        *("fit", "-c", str(path), f"--data.train={data}", f"--data.val={data}", "--data.vocab_size=160"),
         *("--data.max_tokens=256", "--model.embed_dim=16", "--model.num_layers=1", "--trainer.fast_dev_run=2"),
         "--trainer.accelerator=cpu",
     ]

@@ -1,6 +1,7 @@
 """A small training with everything that has a state: dropout, AdamW, a schedule, an average, accumulation, workers.
 
-As a script: `resume_run.py DIRECTORY KILL_AT [WORKERS]` trains and kills itself in the middle of micro-batch KILL_AT.
+As a script: `resume_run.py DIRECTORY KILL_AT WORKERS SAVED` trains and kills itself in the middle of micro-batch
+KILL_AT. Checkpoints are SAVED after every second `step`, or after each `validation`, which comes between two micro-batches of a step as well.
 """
 
 import os
@@ -38,13 +39,24 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Final(Callback):
+    """Keeps what training ended with, before the average takes the place of the weights."""
+
+    def on_train_end(self, trainer, pl_module):
+        self.state = {
+            "current": {name: value.clone() for name, value in pl_module.state_dict().items()},
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        }
+
+
 def write_data(directory):
     lines = [f"{'ab' * (i % 9)}{i}\t{i}{'cd' * (i % 7)}\n" for i in range(120)]
     (Path(directory) / "train.tsv").write_text("".join(lines))
     (Path(directory) / "val.tsv").write_text("".join(lines[:20]))
 
 
-def run(directory, checkpoint=None, kill_at=None, workers=0):
+def run(directory, checkpoint=None, kill_at=None, workers=0, saved="step"):
     """Train to the end, or to death; the module and the trainer."""
     torch.set_num_threads(1)  # the order of sums depends on it
     lightning.seed_everything(5, verbose=False)
@@ -57,10 +69,9 @@ def run(directory, checkpoint=None, kill_at=None, workers=0):
         vocab_size=data.vocab_size, embed_dim=16, num_layers=1, num_heads=2, max_seq_len=64, dropout=0.3,
         warmup_steps=3, schedule="cosine", learning_rate=1e-2,
     )  # fmt: skip
-    callbacks = [
-        EMAWeightAveraging(decay=0.8),
-        ModelCheckpoint(directory, filename="{step}", every_n_train_steps=SAVED_EVERY, save_last=True),
-    ]
+    every = {"every_n_train_steps": SAVED_EVERY} if saved == "step" else {}
+    saver = ModelCheckpoint(directory, filename="{step}", save_last=True, **every)
+    callbacks = [Final(), EMAWeightAveraging(decay=0.8), saver]
     if kill_at is not None:
         callbacks.append(Kill(kill_at))
     trained = trainer(
@@ -72,16 +83,10 @@ def run(directory, checkpoint=None, kill_at=None, workers=0):
 
 
 def state_of(module, trained):
-    """All that decides how training goes on: weights (of the average: it is left behind), optimizer, schedule."""
-    current = torch.load(trained.checkpoint_callback.last_model_path, weights_only=True)
-    return {
-        "average": module.state_dict(),
-        "current": current["current_model_state"],
-        "optimizer": current["optimizer_states"],
-        "schedule": current["lr_schedulers"],
-        "step": trained.global_step,
-    }
+    """All that decides how training goes on: weights, those of the average (left behind), optimizer, schedule."""
+    final = next(callback for callback in trained.callbacks if isinstance(callback, Final))
+    return {"average": module.state_dict(), "step": trained.global_step} | final.state
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], kill_at=int(sys.argv[2]), workers=int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    run(sys.argv[1], kill_at=int(sys.argv[2]), workers=int(sys.argv[3]), saved=sys.argv[4])

@@ -40,19 +40,19 @@ def equal(ours, theirs):
     return ours == theirs
 
 
-def killed(start, directory, kill_at, workers):
+def killed(start, directory, kill_at, workers, saved):
     resume_run.write_data(directory)
     environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent / 'src'}", "OMP_NUM_THREADS": "1"}
     script = str(TESTS / "integration" / "resume_run.py")
-    process = start([sys.executable, script, str(directory), str(kill_at), str(workers)], env=environment)
+    process = start([sys.executable, script, str(directory), str(kill_at), str(workers), saved], env=environment)
     assert process.wait(timeout=300) == -signal.SIGKILL
     return directory / "last.ckpt"
 
 
-def check(start, directory, straight, kill_at, workers, resumed_workers):
+def check(start, directory, straight, kill_at, workers, resumed_workers, saved):
     expected, _ = straight
-    checkpoint = killed(start, directory, kill_at, workers)
-    module, trained = resume_run.run(directory, checkpoint=checkpoint, workers=resumed_workers)
+    checkpoint = killed(start, directory, kill_at, workers, saved)
+    module, trained = resume_run.run(directory, checkpoint=checkpoint, workers=resumed_workers, saved=saved)
     found = resume_run.state_of(module, trained)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -68,7 +68,8 @@ def test_the_same_seed_gives_the_same_weights(straight, tmp_path):
 def test_killed_and_resumed_equals_never_stopped(start, straight, tmp_path):
     micro_batches = straight[1]
     kill_at = random.randrange(2 * resume_run.SAVED_EVERY + 1, micro_batches)
-    check(start, tmp_path, straight, kill_at, workers=1, resumed_workers=0)
+    saved = random.choice(["step", "validation"])
+    check(start, tmp_path, straight, kill_at, workers=1, resumed_workers=0, saved=saved)
 
 
 @pytest.mark.slow
@@ -77,4 +78,5 @@ def test_killed_and_resumed_at_many_moments(start, straight, tmp_path):
     for kill_at in random.sample(kills, 8):
         directory = tmp_path / str(kill_at)
         directory.mkdir()
-        check(start, directory, straight, kill_at, workers=kill_at % 3, resumed_workers=kill_at % 2)
+        saved = ["step", "validation"][kill_at % 2]
+        check(start, directory, straight, kill_at, workers=kill_at % 3, resumed_workers=kill_at % 2, saved=saved)

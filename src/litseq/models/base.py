@@ -1,5 +1,6 @@
 """What every sequence model shares as a LightningModule: loss, metrics, optimiser, checkpoint record."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -23,11 +24,15 @@ from litseq.models.optim import (
     time_fraction,
 )
 from litseq.models.record import CheckpointRecord, rename_state, step_seed
+from litseq.models.sharding import shard_layers
 from litseq.models.window import TokenWindow
 from litseq.nn import TransformerDecoder
 
 NOT_HYPERPARAMETERS = ("optimizer", "scheduler")
 """Arguments that are code: a checkpoint with them could not be loaded under `weights_only`."""
+
+WINDOW_KEY = "litseq_window"
+"""Where a checkpoint keeps what was accumulated for the next optimizer step."""
 
 Architecture = Literal["encoder-decoder", "decoder-only"]
 
@@ -70,6 +75,10 @@ class SequenceModule(LightningModule, ABC):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        # Averaging callbacks warn of `configure_model`, which does nothing where they can be used.
+        warnings.filterwarnings(
+            "ignore", message="You're using the WeightAveraging callback with a model that overrides"
+        )
         # Walks up the frames: the arguments of every subclass are saved too, merged.
         self.save_hyperparameters(ignore=list(NOT_HYPERPARAMETERS))
         # A subclass may fix these in its call instead of taking them.
@@ -87,6 +96,7 @@ class SequenceModule(LightningModule, ABC):
         self.val_metrics = StageMetrics()
         self.test_metrics = StageMetrics()
         self._window = TokenWindow()
+        self._open_window: dict[str, Any] | None = None
         self._time_fraction = 0.0
         self._schedule_needs_time = False
 
@@ -121,15 +131,27 @@ class SequenceModule(LightningModule, ABC):
         """Defaults of generation, in the words of `litseq.generation`; they go into the bundle too (seam)."""
         return {"max_new_tokens": min(256, int(self.hparams["max_seq_len"]))}
 
+    def configure_model(self) -> None:
+        """Shard the layers under `ModelParallelStrategy` (FSDP2); under every other strategy nothing is to be done."""
+        if self._trainer is not None:  # it is called when a checkpoint is loaded, too
+            shard_layers(self, self._trainer.strategy)
+
     def setup(self, stage: str) -> None:
         """Learn from the data module what a checkpoint and a bundle must know, and check that the vocabulary fits."""
         self._window.clear()
+        self._open_window = None
         if stage == "fit":
             # A resumed run takes the seed of its checkpoint instead, behind this hook.
             self.record.seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.record.take_from(datamodule, int(self.hparams["vocab_size"]), fitting=stage == "fit")
+
+    def on_train_start(self) -> None:
+        """Go on with the gradients of a checkpoint that was written between two micro-batches of a step."""
+        if self._open_window is not None and self.trainer.world_size == 1:
+            self._window.load_state_dict(self._open_window, self.named_parameters())
+        self._open_window = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random numbers of a step by its place in the training.
@@ -195,6 +217,9 @@ class SequenceModule(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record under `litseq` what restores the subclass and serves the model."""
         checkpoint["litseq"] = self.record.to_dict(self)
+        # The gradients of other ranks are not at hand.
+        if "optimizer_states" in checkpoint and self.trainer.world_size == 1:
+            checkpoint[WINDOW_KEY] = self._window.state_dict(self.named_parameters())
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in NOT_HYPERPARAMETERS:  # a subclass that saves its own arguments brings them in again
             hyper_parameters.pop(name, None)
@@ -202,6 +227,7 @@ class SequenceModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the record back, and weights saved from or into compiled layers."""
         self.record.restore(checkpoint.get("litseq") or {})
+        self._open_window = checkpoint.get(WINDOW_KEY)
         rename_state(checkpoint["state_dict"], self.state_dict().keys())
 
     # Under torch.compile Lightning's `log` is code that dynamo cannot trace and need not.

@@ -1,6 +1,7 @@
 """Gradients of the mean over all the tokens of an optimizer step, whatever the accumulation and the ranks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -31,6 +32,20 @@ class TokenWindow:
     def clear(self) -> None:
         """Forget what was added."""
         self._sums = None
+
+    def state_dict(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Any] | None:
+        """What an open window has gathered, None for a closed one: a checkpoint may fall between two micro-batches."""
+        if self._sums is None:
+            return None
+        gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+        return {"sums": self._sums, "gradients": gradients}
+
+    def load_state_dict(self, state: Mapping[str, Any], parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Go on with a window of `state_dict`."""
+        for name, parameter in parameters:
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+            self._sums = state["sums"].to(parameter.device)
 
     def add(self, loss: LossSum, time_fraction: float = 0.0) -> Tensor:
         """Take one micro-batch in.
