@@ -14,7 +14,16 @@ def test_it_measures_every_case(tmp_path):
     words = ["red", "green", "blue", "cat", "dog"]
     (tmp_path / "pairs.tsv").write_text("".join(f"{a} {b}\t{b} {a}\n" for a in words for b in words))
     (tmp_path / "text.txt").write_text("".join(f"{a} {b} {c}\n" for a in words for b in words for c in words))
-    small = ["--rounds=1", "--steps=1", "--threads=1", "--max-tokens=256", "--systems", "litseq", "litseq-same", "plain"]
+    small = [
+        "--rounds=1",
+        "--steps=1",
+        "--threads=1",
+        "--max-tokens=256",
+        "--systems",
+        "litseq",
+        "litseq-same",
+        "plain",
+    ]
     files = [f"--pairs={tmp_path / 'pairs.tsv'}", f"--text={tmp_path / 'text.txt'}", f"--work={tmp_path / 'work'}"]
     command = [sys.executable, str(SCRIPT), *small, *files, f"--out={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

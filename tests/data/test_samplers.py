@@ -40,6 +40,27 @@ def test_every_example_comes_once_within_the_budget_on_equal_steps(shuffle, colu
         assert all(type(index) is int for index in batches[0])
 
 
+@pytest.mark.parametrize(("count", "ranks"), [(400, 2), (401, 3), (25, 8)])
+def test_a_step_of_several_ranks_is_an_accumulated_step_of_one(count, ranks):
+    lengths = lengths_like_sentences(count, 2)
+    for epoch in range(4):
+        alone, together = (sampler(lengths, max_tokens=160, ranks=r, shuffle=True).plan(epoch) for r in (1, ranks))
+        steps = [
+            [set(np.concatenate(plan[start : start + ranks]).tolist()) for start in range(0, len(plan), ranks)]
+            for plan in (alone, together)
+        ]
+        assert steps[0] == steps[1]
+        assert len(together) % ranks == 0
+
+
+def test_more_than_the_last_step_is_cut_where_it_has_too_few_examples():
+    lengths = np.array([[9], [9], [9], [9], [500]])  # the last batch has one example, for two ranks
+    batches = sampler(lengths, ranks=2).plan(0)
+    assert sorted(index for batch in batches for index in batch) == list(range(5))
+    lengths = np.array([[200], [200], [200], [200], [500]])  # 2 + 2 + 1
+    assert list(map(len, sampler(lengths, ranks=2).plan(0))) == [1, 2, 1, 1]
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_little_padding_and_full_batches(columns):
     lengths = lengths_like_sentences(20_000, columns)

@@ -69,9 +69,9 @@ class TokenBatchSampler(BatchSampler):
     """Cuts examples into batches whose padded size stays within `max_tokens`.
 
     Every rank plans the whole epoch from the seed and takes every `num_replicas`-th batch, so ranks need not talk. Where
-    the number of batches does not divide by the ranks, the batches with the most examples are cut in two until it does:
-    no example is left out and none comes twice, in training and in validation alike, and the number of steps is equal on
-    every rank and in every epoch.
+    the number of batches does not divide by the ranks, the last ones of the epoch are cut until it does: no example is
+    left out and none comes twice, in training and in validation alike, and the number of steps is equal on every rank and
+    in every epoch. The examples of a step are those of one process that accumulates as many batches as there are ranks.
 
     Args:
         sampler: Gives rank, ranks and epoch (`EpochSampler`, or the `DistributedSampler` Lightning injects).
@@ -117,7 +117,9 @@ class TokenBatchSampler(BatchSampler):
         if shuffle:
             self._pool_bounds = _pool_bounds(lengths[self._order], bounds)
             bounds = _even_bounds(lengths[self._order], self._pool_bounds, max_tokens)
-        self._bounds = _divisible_bounds(bounds, self.num_replicas) if bucket else bounds
+        self._bounds = bounds
+        self._bucket = bucket
+        _ = self.plan(0)  # refuses too few examples now
 
     @property
     def num_replicas(self) -> int:
@@ -144,7 +146,7 @@ class TokenBatchSampler(BatchSampler):
         batches = [order[start:end] for start, end in pairwise(self._bounds)]
         if self.shuffle:
             batches = [batches[index] for index in generator.permutation(len(batches))]
-        return batches
+        return _divisible(batches, self.num_replicas) if self._bucket else batches
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0
@@ -153,7 +155,10 @@ class TokenBatchSampler(BatchSampler):
             yield (batch + shift).tolist()
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self._bounds) - 1, self.num_replicas))
+        batches = len(self._bounds) - 1
+        if self._bucket:
+            return -(-batches // self.num_replicas)
+        return len(range(self.rank, batches, self.num_replicas))
 
 
 def padding_share(batches: TokenBatchSampler, lengths: Counts, epoch: int = 0) -> float:
@@ -221,18 +226,24 @@ def _even_bounds(lengths: Counts, pools: Counts, max_tokens: int) -> Counts:
     return np.concatenate(bounds)
 
 
-def _divisible_bounds(bounds: Counts, ranks: int) -> Counts:
-    """Cut the batches with the most examples in two until their number divides by the number of ranks."""
-    missing = -(len(bounds) - 1) % ranks
-    if not missing:
-        return bounds
-    if bounds[-1] < len(bounds) - 1 + missing:
-        raise DataError(f"{int(bounds[-1])} examples cannot feed {ranks} ranks: use fewer devices or more data")
-    heap = [(int(start - end), int(start), int(end)) for start, end in pairwise(bounds)]
+def _divisible(batches: list[NDArray[np.int64]], ranks: int) -> list[NDArray[np.int64]]:
+    """Cut the last batches, those with the most examples first, until their number divides by the number of ranks."""
+    over = len(batches) % ranks
+    if not over:
+        return batches
+    wanted = ranks
+    # Only the last, incomplete step is cut, so that all others are what one process would make of them; a step more
+    # where that one has too few examples.
+    while sum(map(len, batches[-over:])) < wanted:
+        over, wanted = over + ranks, wanted + ranks
+        if over > len(batches):
+            examples = sum(map(len, batches))
+            raise DataError(f"{examples} examples cannot feed {ranks} ranks: use fewer devices or more data")
+    heap = [(-len(batch), place, batch) for place, batch in enumerate(batches[-over:])]
     heapq.heapify(heap)
-    for _ in range(missing):
-        _, start, end = heapq.heappop(heap)
-        middle = (start + end) // 2
-        heapq.heappush(heap, (start - middle, start, middle))
-        heapq.heappush(heap, (middle - end, middle, end))
-    return np.array([0, *sorted(end for _, _, end in heap)], dtype=np.int64)
+    for place in range(over, wanted):
+        _, first, batch = heapq.heappop(heap)
+        middle = len(batch) // 2
+        heapq.heappush(heap, (-middle, first, batch[:middle]))
+        heapq.heappush(heap, (middle - len(batch), place, batch[middle:]))
+    return batches[:-over] + [batch for _, _, batch in sorted(heap, key=lambda item: item[1])]
