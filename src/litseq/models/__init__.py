@@ -6,5 +6,14 @@ from litseq.models.checkpoint import load_module as load_module
 from litseq.models.decoder_only import DecoderOnly as DecoderOnly
 from litseq.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from litseq.models.loss import LossSum as LossSum
+from litseq.models.muon import MuonAdamW as MuonAdamW
 
-__all__ = ["DecoderOnly", "EncoderDecoder", "LossSum", "SequenceModule", "average_checkpoints", "load_module"]
+__all__ = [
+    "DecoderOnly",
+    "EncoderDecoder",
+    "LossSum",
+    "MuonAdamW",
+    "SequenceModule",
+    "average_checkpoints",
+    "load_module",
+]

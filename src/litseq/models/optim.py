@@ -18,6 +18,10 @@ ADAM_BETAS = (0.9, 0.98)
 """The second is shorter than torch's 0.999, as for the first Transformer (https://arxiv.org/abs/1706.03762)."""
 
 
+MATRICES = "matrices"
+"""Key of a parameter group: whether it holds the matrices of the layers, which some optimisers step apart."""
+
+
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split the trainable parameters into those that weight decay may shrink and those it may not.
 
@@ -28,7 +32,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
         module: The module to train.
 
     Returns:
-        One or two parameter groups for a torch optimiser; the second has `weight_decay` 0.
+        One or two parameter groups for a torch optimiser. That of the matrices says `matrices: True`, the other one
+        `matrices: False` and `weight_decay: 0.0`.
     """
     embeddings = {
         id(parameter)
@@ -41,7 +46,10 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     for parameter in module.parameters():
         if parameter.requires_grad:
             (kept if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, MATRICES: True},
+        {"params": kept, MATRICES: False, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
