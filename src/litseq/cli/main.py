@@ -21,6 +21,9 @@ LIGHTNING_COMMANDS = {
     "predict": "run the prediction set through a checkpoint",
 }
 
+# So does this one, from a configuration of its own.
+COMPARE, COMPARE_HELP = "compare", "train, export and compare architectures on your data: litseq compare -c compare.yaml"
+
 _TRACEBACK = "LITSEQ_TRACEBACK"
 
 
@@ -61,6 +64,14 @@ def _dispatch(argv: list[str]) -> int:
         from litseq.cli import train
 
         return train.run(argv)
+    if argv and argv[0] == COMPARE:
+        from litseq._extras import require_extra
+
+        require_extra("train", "litseq compare")
+        from litseq.cli import compare
+
+        signal.signal(signal.SIGTERM, _terminate)
+        return compare.run(argv[1:])
     args = build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     signal.signal(signal.SIGTERM, _terminate)
@@ -68,7 +79,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command but the four that LightningCLI parses; those are only listed."""
+    """The parser of every command but those that read a configuration; they are only listed."""
     from litseq.cli import average, bench, chat, demo, export, generate, inspect, quantize
 
     parser = argparse.ArgumentParser(
@@ -78,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"litseq {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, text in LIGHTNING_COMMANDS.items():
+    for name, text in (*LIGHTNING_COMMANDS.items(), (COMPARE, COMPARE_HELP)):
         subparsers.add_parser(name, help=text, add_help=False)
     for module in (export, quantize, average, generate, chat, inspect, bench, demo):
         module.add_parser(subparsers)

@@ -1,0 +1,71 @@
+"""What is asked of every arm alike: the test sets as prompts and the answers wanted."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from litseq.data import SequenceDataModule
+from litseq.data.lines import BadLines
+from litseq.errors import DataError
+
+_SCORED_DOCUMENTS = 1000
+
+
+@dataclass
+class Items:
+    """A test set for one arm. `texts` and `references` are the same for every arm, ids are in its own format."""
+
+    texts: list[str]
+    """What is asked, to be read by people."""
+    references: list[str]
+    """What is wanted."""
+    prompts: list[list[int]]
+    targets: list[list[int]]
+    generated: bool = True
+    """Whether answers are generated for all of them and held against the references; else for some, to be looked at."""
+    groups: list[str] = field(default_factory=list)
+    """A name for each item, where items come in kinds."""
+
+
+def read_items(data: SequenceDataModule, paths: Any, max_length: int) -> Items:
+    """Read a test set as this data module would.
+
+    Args:
+        data: A prepared data module: it knows the model it serves.
+        paths: The files.
+        max_length: The tokens that the shortest model of the comparison takes; documents are cut to them.
+    """
+    bad = BadLines(data.hparams["on_bad_line"])
+    columns = data.read(paths, bad)
+    bad.finish()
+    if not columns[0]:
+        raise DataError(f"{paths}: no example in it, expected at least one to test on")
+    if len(columns) == 2:
+        return _pairs(data, columns[0], columns[1])
+    return _documents(data, columns[0], max_length)
+
+
+def _pairs(data: SequenceDataModule, sources: list[str], targets: list[str]) -> Items:
+    tokenizer, render = data.tokenizer, data.prompt_format.render
+    return Items(
+        sources,
+        targets,
+        [render(tokenizer.encode(source)) for source in sources],
+        [[*tokenizer.encode(target), tokenizer.eos_id] for target in targets],
+    )
+
+
+def _documents(data: SequenceDataModule, documents: list[str], max_length: int) -> Items:
+    """The second half of each document, given the first: what every objective and architecture can be asked."""
+    tokenizer, render = data.tokenizer, data.prompt_format.render
+    items = Items([], [], [], [], generated=False)
+    for document in documents:
+        ids = tokenizer.encode(document)[: max_length - 4]
+        middle = len(ids) // 2
+        if middle and len(items.texts) < _SCORED_DOCUMENTS:
+            items.texts.append(tokenizer.decode(ids[:middle]))
+            items.references.append(tokenizer.decode(ids[middle:]))
+            items.prompts.append(render(ids[:middle]))
+            items.targets.append(ids[middle:])
+    if not items.texts:
+        raise DataError("no test document has two tokens or more")
+    return items

@@ -1,0 +1,146 @@
+"""From a comparison to its runs: sizes matched, one tokenizer for all, budgets in tokens; everything a run needs, written down."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from litseq.compare.building import build_data, weightless
+from litseq.compare.config import Comparison, check
+from litseq.compare.files import PLAN, read_json, write_json
+from litseq.compare.sizes import Size, count_parameters, match_parameters
+from litseq.compare.train import flops_per_token, prepare
+from litseq.errors import UsageError
+
+RUNS, TOKENIZER, OVERVIEW = "runs", "tokenizer.json", "comparison.json"
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """An arm as it is going to run."""
+
+    name: str
+    label: str
+    class_path: str
+    size: Size
+    tokens: int | None
+    data: dict[str, Any]
+
+
+def run_directory(out: Path, arm: str, seed: int) -> Path:
+    """Where an arm and a seed live."""
+    return out / RUNS / arm / f"seed-{seed}"
+
+
+def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[dict[str, Any]]]:
+    """The arms, and the plans of all runs, seeds outermost: after the first seed there is one result of each arm.
+
+    Raises:
+        UsageError: Something cannot be run, or cannot be matched.
+    """
+    check(comparison)
+    data_args, vocab_size = _with_tokenizer(comparison, out)
+    sizes = _sizes(comparison, vocab_size)
+    lengths = [weightless(comparison.arms[n].class_path, s.init_args).hparams["max_seq_len"] for n, s in sizes.items()]
+    budgets = _budgets(comparison, sizes, data_args)
+    arms = [
+        ArmPlan(name, arm.label or name, arm.class_path, sizes[name], budgets[name], data_args | arm.data)
+        for name, arm in comparison.arms.items()
+    ]
+    shared = {
+        "weights": comparison.weights,
+        "average_last": comparison.average_last,
+        "validations": comparison.validations,
+        "generation": comparison.generation,
+        "tests": _tests(comparison),
+        "max_length": min(lengths),
+        "threads": comparison.speed.threads,
+        "trainer": comparison.trainer,
+        "keep_checkpoints": False,
+    }
+    plans = []
+    for seed in comparison.seeds:
+        for arm in arms:
+            # Every seed its own order; but not its own validation set, where that is cut by the same seed.
+            order = {} if arm.data.get("val_fraction") else {"seed": seed}
+            plans.append(
+                shared
+                | {
+                    "arm": arm.name,
+                    "seed": seed,
+                    "class_path": arm.class_path,
+                    "init_args": arm.size.init_args,
+                    "parameters": arm.size.parameters,
+                    "data": {"class_path": comparison.data.class_path, "init_args": arm.data | order},
+                    "budget": {"tokens": arm.tokens, "minutes": comparison.budget.minutes},
+                }
+            )
+    return arms, plans
+
+
+def lay_out(comparison: Comparison, plans: list[dict[str, Any]], out: Path) -> None:
+    """Write every run's plan into its directory.
+
+    Raises:
+        UsageError: A run lies there that was made by another plan.
+    """
+    for plan in plans:
+        directory = run_directory(out, plan["arm"], plan["seed"])
+        found = read_json(directory / PLAN)
+        if found is not None and found != plan:
+            changed = sorted(name for name in plan if found.get(name) != plan[name])
+            raise UsageError(
+                f"{directory} holds a run of another configuration ({', '.join(changed)} changed); choose another out, or"
+                " throw the old runs away with --force"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / PLAN, plan)
+    write_json(out / OVERVIEW, asdict(comparison))
+
+
+def _tests(comparison: Comparison) -> dict[str, Any]:
+    return comparison.tests or {"test": comparison.data.init_args["test"]}
+
+
+def _with_tokenizer(comparison: Comparison, out: Path) -> tuple[dict[str, Any], int]:
+    """The data's arguments with a tokenizer file in them, trained once and for all arms."""
+    args = dict(comparison.data.init_args)
+    args.pop("test", None)
+    file = out / TOKENIZER
+    if args.get("tokenizer") is None:
+        if not file.is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            # The arms' own options can matter here: span corruption wants sentinel tokens.
+            needs = next((arm.data for arm in comparison.arms.values() if "objective" in arm.data), {})
+            build_data(comparison.data.class_path, args | needs).tokenizer.save(file)
+        args["tokenizer"] = str(file.resolve())
+    return args, build_data(comparison.data.class_path, args).vocab_size
+
+
+def _sizes(comparison: Comparison, vocab_size: int) -> dict[str, Size]:
+    given = {
+        name: {"vocab_size": vocab_size} | comparison.model | arm.init_args for name, arm in comparison.arms.items()
+    }
+    reference = comparison.reference_arm
+    sizes = {}
+    for name, arm in comparison.arms.items():
+        where = f"arm {name}"
+        if comparison.match == "parameters" and name != reference:
+            target = count_parameters(comparison.arms[reference].class_path, given[reference], f"arm {reference}")
+            sizes[name] = match_parameters(arm.class_path, given[name], target, comparison.tolerance, where)
+        else:
+            sizes[name] = Size(given[name], count_parameters(arm.class_path, given[name], where), "")
+    return sizes
+
+
+def _budgets(comparison: Comparison, sizes: dict[str, Size], data_args: dict[str, Any]) -> dict[str, int | None]:
+    tokens = comparison.budget.tokens
+    if comparison.match != "compute" or tokens is None:
+        return dict.fromkeys(comparison.arms, tokens)
+    prices = {}
+    for name, arm in comparison.arms.items():
+        module = weightless(arm.class_path, sizes[name].init_args)
+        data = build_data(comparison.data.class_path, data_args | arm.data)
+        prepare(module, data)
+        prices[name] = flops_per_token(module, data)
+    reference = prices[comparison.reference_arm]
+    return {name: max(1, round(tokens * reference / price)) for name, price in prices.items()}

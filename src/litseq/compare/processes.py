@@ -1,0 +1,72 @@
+"""A run as a process of its own: what it dies of costs no other run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from litseq.compare.files import FAILED, LOG, PROGRESS, read_json
+
+_LOOK = 0.2
+_GRACE = 15.0
+
+
+def run_process(module: str, arguments: Sequence[str], directory: Path, watch: Callable[[str, float], None]) -> str | None:
+    """Run a module of ours, its output into the log of the directory.
+
+    Args:
+        module: Its dotted name.
+        arguments: Its arguments.
+        directory: Where log and progress are.
+        watch: Told the stage and how much of it is done, several times a second.
+
+    Returns:
+        None when it went well, else one line that says why not.
+    """
+    (directory / PROGRESS).unlink(missing_ok=True)
+    with (directory / LOG).open("a", encoding="utf-8") as log:
+        # In a session of its own: a Ctrl-C is ours to pass on, or it would be handled twice.
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")},
+        )
+        try:
+            while process.poll() is None:
+                progress = read_json(directory / PROGRESS)
+                if progress is not None:
+                    watch(progress["stage"], progress["fraction"])
+                time.sleep(_LOOK)
+        finally:
+            _end(process)
+    return None if process.returncode == 0 else _reason(process.returncode, directory)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reason(code: int, directory: Path) -> str:
+    failed = read_json(directory / FAILED)
+    if failed is not None:
+        reason: str = failed["reason"]
+        return reason
+    if code == -signal.SIGKILL:
+        return "killed (signal 9): most likely the machine ran out of memory"
+    if code < 0:
+        return f"ended by signal {-code} ({signal.Signals(-code).name})"
+    lines = (directory / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return f"exit code {code}: {last[:300]}"

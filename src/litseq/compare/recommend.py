@@ -1,0 +1,196 @@
+"""What the numbers allow to say, in plain words: which arm, by how much, how sure, and what was not tested.
+
+The rules, in order. An arm leads when it scores best on the first test set. It is *ahead* of another one when the 95 %
+interval of their difference over sentences excludes zero; how sure that is depends on the seeds:
+
+- high: three seeds or more, and Student's 95 % interval of the difference over seeds excludes zero as well;
+- moderate: two seeds or more, and the sign is the same with each of them;
+- low: one seed, or seeds that disagree: another training of the same arms may turn it round.
+
+Arms are *equal* when the whole interval lies within the margin that was fixed before, and *undecided* otherwise. Among
+arms that the leader is not ahead of, the fastest to answer is named too.
+"""
+
+from typing import Any
+
+AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
+
+
+def recommend(results: dict[str, Any]) -> dict[str, Any]:
+    """The recommendation of finished results.
+
+    Returns:
+        `headline`, `confidence` (high, moderate, low, none), `sentences` that explain it, and `caveats`.
+    """
+    test_name, test = next(iter(results["tests"].items()))
+    metric = results["main_metric"]
+    scores = test["scores"][metric]
+    higher = results["metrics"][metric]["higher_is_better"]
+    ranked = sorted(scores, key=lambda arm: -scores[arm]["value"] if higher else scores[arm]["value"])
+    caveats = _caveats(results, test_name)
+    if len(ranked) < 2:
+        only = _label(results, ranked[0])
+        return {
+            "headline": f"Only {only} was measured, so there is nothing to compare it with.",
+            "confidence": "none",
+            "sentences": [],
+            "verdicts": {},
+            "caveats": caveats,
+        }
+    leader = ranked[0]
+    verdicts = {arm: verdict(results, test, leader, arm) for arm in ranked[1:]}
+    return {
+        **_headline(results, leader, verdicts),
+        "leader": leader,
+        "verdicts": verdicts,
+        "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts]
+        + _costs(results, leader, verdicts),
+        "caveats": caveats,
+    }
+
+
+def verdict(results: dict[str, Any], test: dict[str, Any], leader: str, other: str) -> dict[str, Any]:
+    """How the leader stands to another arm: `kind`, `confidence`, and the difference as gained by the leader."""
+    metric = results["main_metric"]
+    found = next(d for d in test["differences"][metric] if {d["arm"], d["against"]} == {leader, other})
+    if not found["seeds"]:
+        return {"kind": UNDECIDED, "confidence": "none", "seeds": 0}
+    sign = 1 if (found["arm"] == leader) == results["metrics"][metric]["higher_is_better"] else -1
+    gain = _signed(found["difference"], sign)
+    by_seed = [sign * value for value in found["by_seed"]]
+    over_seeds = None if found["seed_interval"] is None else _signed(found["seed_interval"], sign)
+    margin = _margin(results, test, leader)
+    common = {"seeds": found["seeds"], "gain": gain, "by_seed": by_seed, "p_value": found["p_value"], "margin": margin}
+    if gain["low"] > 0:
+        if over_seeds is not None and over_seeds["low"] > 0:
+            confidence = "high"
+        elif len(by_seed) >= 2 and min(by_seed) > 0:
+            confidence = "moderate"
+        else:
+            confidence = "low"
+        return {"kind": AHEAD, "confidence": confidence, "negligible": gain["high"] <= margin} | common
+    bounds = [gain] if over_seeds is None else [gain, over_seeds]
+    if all(-margin <= bound["low"] and bound["high"] <= margin for bound in bounds):
+        confidence = "high" if over_seeds is not None else "moderate" if len(by_seed) >= 2 else "low"
+        return {"kind": EQUAL, "confidence": confidence} | common
+    return {"kind": UNDECIDED, "confidence": "none"} | common
+
+
+def _signed(interval: dict[str, float], sign: int) -> dict[str, float]:
+    low, high = sorted((sign * interval["low"], sign * interval["high"]))
+    return {"value": sign * interval["value"], "low": low, "high": high}
+
+
+def _margin(results: dict[str, Any], test: dict[str, Any], leader: str) -> float:
+    margin: float = results["configuration"]["margin"]
+    metric = results["main_metric"]
+    if metric in ("bits_per_byte", "perplexity"):  # it is given in percent there
+        return margin / 100 * float(test["scores"][metric][leader]["value"])
+    return margin
+
+
+def _label(results: dict[str, Any], arm: str) -> str:
+    label: str = results["arms"][arm]["label"]
+    return label
+
+
+def _headline(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, Any]]) -> dict[str, str]:
+    name = _label(results, leader)
+    order = ("none", "low", "moderate", "high")
+    kinds = {found["kind"] for found in verdicts.values()}
+    sure = min((found["confidence"] for found in verdicts.values()), key=order.index)
+    if kinds == {AHEAD}:
+        if sure == "low":
+            text = f"{name} came out ahead in this experiment, but one more training could turn it round."
+        else:
+            text = f"Use {name}: it is ahead of every other arm."
+        return {"headline": text, "confidence": sure}
+    near = [arm for arm, found in verdicts.items() if found["kind"] != AHEAD]
+    pool = [leader, *near]
+    names = " and ".join(_label(results, arm) for arm in pool) if len(pool) < 3 else ", ".join(_label(results, a) for a in pool)
+    if all(verdicts[arm]["kind"] == EQUAL for arm in near):
+        fast = _fastest(results, pool)
+        text = f"{names} are equally good within the margin"
+        text += f"; {_label(results, fast)} answers fastest, so use that." if fast else "."
+        return {"headline": text, "confidence": min((verdicts[arm]["confidence"] for arm in near), key=order.index)}
+    return {"headline": f"No winner: this experiment cannot tell {names} apart.", "confidence": "none"}
+
+
+def _sentence(results: dict[str, Any], leader: str, arm: str, found: dict[str, Any]) -> str:
+    name, other = _label(results, leader), _label(results, arm)
+    if not found["seeds"]:
+        return f"{name} and {other} have no seed in common, so they were not compared."
+    label = results["metrics"][results["main_metric"]]["label"]
+    gain, digits = found["gain"], 2 if results["main_metric"] != "bits_per_byte" else 4
+    numbers = (
+        f"{gain['value']:+.{digits}f} {label}, 95 % interval {gain['low']:+.{digits}f} to {gain['high']:+.{digits}f} over"
+        f" sentences, p = {found['p_value']:.3f}"
+    )
+    if found["seeds"] > 1:
+        signs = sum(value > 0 for value in found["by_seed"])
+        numbers += f", ahead with {signs} of {found['seeds']} seeds"
+    else:
+        numbers += ", one seed"
+    better = "better" if results["metrics"][results["main_metric"]]["higher_is_better"] else "better (fewer)"
+    if found["kind"] == AHEAD:
+        small = ", a difference below the margin" if found.get("negligible") else ""
+        return f"{name} scores {better} than {other} ({numbers}){small}; confidence: {found['confidence']}."
+    if found["kind"] == EQUAL:
+        return f"{name} and {other} are equal within {found['margin']:.{digits}g} ({numbers})."
+    return f"Between {name} and {other} nothing is shown ({numbers}): neither a difference nor equality within {found['margin']:.{digits}g}."
+
+
+def _fastest(results: dict[str, Any], arms: list[str]) -> str | None:
+    speeds = {arm: results["arms"][arm]["speed"] for arm in arms}
+    if not all(speeds.values()):
+        return None
+    return min(arms, key=lambda arm: float(speeds[arm]["latency"]["p50_ms"]))
+
+
+def _costs(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, Any]]) -> list[str]:
+    arms = [leader, *verdicts]
+    fast = _fastest(results, arms)
+    if fast is None:
+        return []
+    mine = {arm: results["arms"][arm]["speed"]["latency"]["p50_ms"] for arm in arms}
+    slow = max(arms, key=lambda arm: float(mine[arm]))
+    if mine[slow] < 1.05 * mine[fast]:
+        return ["One input alone is answered about as fast by all arms."]
+    return [
+        f"{_label(results, fast)} answers one input in {mine[fast]:.1f} ms (median), {_label(results, slow)} in"
+        f" {mine[slow]:.1f} ms, {mine[slow] / mine[fast]:.1f} times as long."
+    ]
+
+
+def _caveats(results: dict[str, Any], test: str) -> list[str]:
+    setup = results["configuration"]
+    seeds = len(setup["seeds"])
+    budget = setup["budget"]
+    amount = f"{budget['tokens']:,} tokens" if budget["tokens"] else f"{budget['minutes']:g} minutes"
+    matched = {
+        "parameters": f"parameters matched to within {setup['tolerance']:.0%}",
+        "compute": "the operations of training matched by formula, not the parameters",
+        "none": "neither parameters nor compute matched",
+    }[setup["match"]]
+    found = [
+        f"It holds for this data, this size and this budget ({amount} an arm, {matched}); at another size or with more"
+        " training the order may be another one.",
+    ]
+    if seeds == 1:
+        found.append("One seed an arm: how much a score changes from training to training was not measured.")
+    elif seeds == 2:
+        found.append("Two seeds an arm: too few for an interval over trainings; only their signs are used.")
+    if len(results["tests"]) > 1:
+        others = ", ".join(name for name in results["tests"] if name != test)
+        found.append(f"{test} decides; {others} is reported beside it.")
+    rates = {arm["init_args"].get("learning_rate") for arm in results["arms"].values()}
+    found.append(
+        "Learning rate and other settings of training were "
+        + ("the same for all arms" if len(rates) == 1 else "set for each arm")
+        + " and not searched for."
+    )
+    objectives = {str(arm["data"].get("objective")) for arm in results["arms"].values()}
+    if len(objectives) > 1:
+        found.append("The arms learn by different objectives, so their validation losses are not one scale; bits per byte on the test set are.")
+    found += [f"{run['arm']}, seed {run['seed']} failed and is missing: {run['reason']}" for run in results["failed"]]
+    return found

@@ -1,0 +1,55 @@
+"""What may be said of which numbers."""
+
+import pytest
+
+from compare.made_up import results
+from litseq.compare.recommend import recommend
+
+
+@pytest.mark.parametrize(
+    ("case", "headline", "confidence"),
+    [
+        # Ahead over sentences: how sure is a matter of the seeds.
+        (results(3.0, 1.0, [3.0, 2.9, 3.1], 0.5), "Use arm <a>", "high"),
+        (results(3.0, 1.0, [5.0, 1.0, 3.0], 4.0), "Use arm <a>", "moderate"),
+        (results(3.0, 1.0, [7.0, -1.0, 3.0], 9.0), "one more training could turn it round", "low"),
+        (results(3.0, 1.0, [3.0]), "one more training could turn it round", "low"),
+        # The interval holds zero: never a winner, whatever the seeds say.
+        (results(0.8, 1.5, [0.8, 0.7, 0.9], 0.2), "No winner", "none"),
+        (results(0.8, 1.5, [0.8]), "No winner", "none"),
+        # Within the margin fixed before: equal, and the faster one is named.
+        (results(0.1, 0.5, [0.1, 0.2, 0.0], 0.3), "arm <a> answers fastest", "high"),
+        (results(0.1, 0.5, [0.1]), "equally good", "low"),
+        # Equal over sentences, not over seeds.
+        (results(0.1, 0.5, [3.0, -2.8, 0.1], 7.0), "No winner", "none"),
+    ],
+)
+def test_rules(case, headline, confidence):
+    found = recommend(case)
+    assert headline in found["headline"]
+    assert found["confidence"] == confidence
+
+
+def test_the_second_arm_can_win_and_the_sign_follows():
+    found = recommend(results(-3.0, 1.0, [-3.0, -3.1], None))
+    assert "Use arm <b>" in found["headline"]
+    assert found["verdicts"]["a"]["gain"] == pytest.approx({"value": 3.0, "low": 2.0, "high": 4.0})
+    assert "+3.00 BLEU" in found["sentences"][0]
+
+
+def test_equal_arms_are_told_apart_by_speed():
+    found = recommend(results(0.1, 0.5, [0.1, 0.2, 0.0], 0.3, p50=(30.0, 10.0)))
+    assert "arm <b> answers fastest" in found["headline"]
+    assert "3.0 times as long" in found["sentences"][-1]
+
+
+def test_a_difference_below_the_margin_is_called_one():
+    assert "below the margin" in recommend(results(0.5, 0.2, [0.5]))["sentences"][0]
+
+
+def test_what_was_not_tested_is_said():
+    failed = [{"arm": "c", "seed": 1, "reason": "out of memory"}]
+    caveats = " ".join(recommend(results(3.0, 1.0, [3.0], failed=failed))["caveats"])
+    for part in ("5,000,000 tokens", "One seed", "not searched for", "c, seed 1 failed", "out of memory"):
+        assert part in caveats
+    assert "One seed" not in " ".join(recommend(results(3.0, 1.0, [3.0] * 3, 0.1))["caveats"])
