@@ -23,7 +23,7 @@ def draw(generator):
     }
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_arms_of_one_width_meet_within_two_percent(seed):
     generator = random.Random(seed)
     reference, other = generator.sample(CLASSES, 2)
@@ -47,13 +47,13 @@ def test_an_arm_that_fits_is_left_alone_and_a_change_is_said():
 
 
 def test_the_share_of_a_decoder_is_kept():
-    args = {"vocab_size": 128, "embed_dim": 64, "num_heads": 4, "num_layers": 6, "num_decoder_layers": 2}
+    args = {"vocab_size": 128, "embed_dim": 64, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 1}
     size = match_parameters(CLASSES[0], args, 3 * count_parameters(CLASSES[0], args))
     assert size.init_args["num_decoder_layers"] == max(1, round(size.init_args["num_layers"] / 3))
 
 
 def test_what_cannot_be_is_one_line():
-    with pytest.raises(UsageError, match="arm x: .*embeddim"):
+    with pytest.raises(UsageError, match=r"arm x: .*embeddim"):
         match_parameters(CLASSES[1], {"embeddim": 3}, 1000, where="arm x")
     with pytest.raises(UsageError, match="no size within 2%"):
         match_parameters(CLASSES[1], {"vocab_size": 100_000, "embed_dim": 64}, 10, where="arm x")

@@ -12,7 +12,7 @@ from litseq.compare.statistics import compare, estimate, over_seeds, resampled_s
 
 
 def corpus(seed, noise, count=60):
-    words = "the a dog cat man runs eats sees big red old house and".split()
+    words = ["the", "a", "dog", "cat", "man", "runs", "eats", "sees", "big", "red", "old", "house", "and"]
     truth, generator = random.Random(0), random.Random(seed)
     references = [" ".join(truth.choice(words) for _ in range(truth.randint(5, 12))) for _ in range(count)]
     return [

@@ -22,7 +22,10 @@ LIGHTNING_COMMANDS = {
 }
 
 # So does this one, from a configuration of its own.
-COMPARE, COMPARE_HELP = "compare", "train, export and compare architectures on your data: litseq compare -c compare.yaml"
+COMPARE, COMPARE_HELP = (
+    "compare",
+    "train, export and compare architectures on your data: litseq compare -c compare.yaml",
+)
 
 _TRACEBACK = "LITSEQ_TRACEBACK"
 

@@ -64,9 +64,15 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, title: str)
         inside = [(x, min(y, high)) for x, y in sorted(one.points) if math.isfinite(y)]
         path = " ".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in inside)
         dash = ' stroke-dasharray="5 4"' if one.dashed else ""
-        body.append(f'<polyline class="line c{one.colour}" points="{path}"{dash}><title>{escape(one.label)}</title></polyline>')
+        body.append(
+            f'<polyline class="line c{one.colour}" points="{path}"{dash}><title>{escape(one.label)}</title></polyline>'
+        )
         if inside:
-            body.append(_dot(plane.x(inside[-1][0]), plane.y(inside[-1][1]), one.colour, f"{one.label}: {one.points[-1][1]:.4g}"))
+            body.append(
+                _dot(
+                    plane.x(inside[-1][0]), plane.y(inside[-1][1]), one.colour, f"{one.label}: {one.points[-1][1]:.4g}"
+                )
+            )
     return _svg(body, title)
 
 
@@ -81,14 +87,18 @@ def interval_chart(estimates: Sequence[Estimate], x_label: str, title: str, zero
     for tick in ticks(low, high):
         x = scale(tick)
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
-        body.append(f'<text class="tick" x="{x:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>')
+        body.append(
+            f'<text class="tick" x="{x:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>'
+        )
     if zero:
         body.append(f'<line class="axis" x1="{scale(0):.1f}" x2="{scale(0):.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
     for row, one in enumerate(estimates):
         y = _TOP + 44 * row + 30
         hint = f"{one.label}: {one.value:.4g} ({one.low:.4g} to {one.high:.4g})"
         body.append(f'<text class="name" x="{left}" y="{y - 14}">{escape(one.label)}</text>')
-        body.append(f'<line class="bar c{one.colour}" x1="{scale(one.low):.1f}" x2="{scale(one.high):.1f}" y1="{y}" y2="{y}"/>')
+        body.append(
+            f'<line class="bar c{one.colour}" x1="{scale(one.low):.1f}" x2="{scale(one.high):.1f}" y1="{y}" y2="{y}"/>'
+        )
         body += [f'<circle class="single c{one.colour}" cx="{scale(v):.1f}" cy="{y}" r="4"/>' for v in one.singles]
         body.append(_dot(scale(one.value), y, one.colour, hint))
     body.append(f'<text class="tick" x="{_WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
@@ -105,7 +115,9 @@ def grouped_chart(groups: Sequence[tuple[str, Sequence[Estimate]]], y_label: str
     body = [plane.frame("", y_label, x_ticks=False)]
     for number, (name, estimates) in enumerate(groups):
         middle = plane.x(number + 0.5)
-        body.append(f'<text class="tick" x="{middle:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(name)}</text>')
+        body.append(
+            f'<text class="tick" x="{middle:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(name)}</text>'
+        )
         room = 0.76 * (plane.x(1) - plane.x(0)) / max(len(estimates), 1)
         for place, one in enumerate(estimates):
             x = middle + (place - (len(estimates) - 1) / 2) * room
@@ -117,7 +129,9 @@ def grouped_chart(groups: Sequence[tuple[str, Sequence[Estimate]]], y_label: str
                     f' height="{max(base - y, 0):.1f}" rx="2"><title>{escape(hint)}</title></rect>'
                 )
             else:
-                body.append(f'<line class="bar c{one.colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{plane.y(one.low):.1f}" y2="{plane.y(one.high):.1f}"/>')
+                body.append(
+                    f'<line class="bar c{one.colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{plane.y(one.low):.1f}" y2="{plane.y(one.high):.1f}"/>'
+                )
                 body.append(_dot(x, y, one.colour, hint))
     return _svg(body, title)
 
@@ -146,8 +160,12 @@ class _Plane:
             parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{short(tick)}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
         middle = (_TOP + bottom) / 2
-        parts.append(f'<text class="tick" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-        parts.append(f'<text class="tick" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+        parts.append(
+            f'<text class="tick" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        )
+        parts.append(
+            f'<text class="tick" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        )
         return "".join(parts)
 
 

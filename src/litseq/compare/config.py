@@ -6,6 +6,7 @@ from typing import Any, Literal
 from litseq.errors import UsageError
 
 Match = Literal["parameters", "compute", "none"]
+METRICS = ("bleu", "chrf", "exact_match", "bits_per_byte", "perplexity")
 Weights = Literal["best", "last", "average"]
 
 _NAME = "letters, digits, -, _ and ."
@@ -96,6 +97,8 @@ class Comparison:
         average_last: How many checkpoints the average is of.
         generation: Options of generation for the test sets, such as num_beams and max_new_tokens.
         bleu_tokenizers: sacreBLEU's tokenizers, the first one decides; `none` for texts that are tokenised already.
+        metric: Which decides: bleu, chrf, exact_match, bits_per_byte or perplexity. None: bleu for pairs, else
+            bits_per_byte.
         margin: The difference of the main metric below which arms count as equal, fixed before the experiment: BLEU
             points for pairs, percent for bits per byte.
         resamples: Bootstrap resamples.
@@ -113,12 +116,13 @@ class Comparison:
     reference: str | None = None
     tolerance: float = 0.02
     seeds: list[int] = field(default_factory=lambda: [1])
-    budget: Budget = field(default_factory=lambda: Budget(minutes=10))
+    budget: Budget = field(default_factory=Budget)
     validations: int = 20
     weights: Weights = "best"
     average_last: int = 5
     generation: dict[str, Any] = field(default_factory=dict)
     bleu_tokenizers: list[str] = field(default_factory=lambda: ["13a"])
+    metric: str | None = None
     margin: float = 1.0
     resamples: int = 1000
     speed: Speed = field(default_factory=Speed)
@@ -158,6 +162,8 @@ def check(comparison: Comparison) -> None:
     for name in ("validations", "average_last", "resamples"):
         if getattr(comparison, name) < 1:
             problems.append(f"{name} is {getattr(comparison, name)}, expected at least 1")
+    if comparison.metric not in (None, *METRICS):
+        problems.append(f"metric is {comparison.metric!r}, expected one of {', '.join(METRICS)}")
     if not comparison.bleu_tokenizers:
         problems.append("bleu_tokenizers is empty, expected at least one, such as 13a")
     if not comparison.tests and comparison.data.init_args.get("test") is None:

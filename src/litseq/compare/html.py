@@ -22,7 +22,9 @@ def page(results: dict[str, Any]) -> str:
         _verdict(results),
         _section("Quality", key + _quality(results, colours), tables["quality"], tables["differences"]),
         _section("Learning curves", key + _curves(results, colours)),
-        _section("Quality by length of the input", key + _lengths(results, colours), tables["lengths"]) if tables["lengths"].rows else "",
+        _section("Quality by length of the input, or by turn", key + _lengths(results, colours), tables["lengths"])
+        if tables["lengths"].rows
+        else "",
         _section("Speed", key + _speed(results, colours), tables["speed"]),
         _section("Size and memory", "", tables["size"]),
         _section("Cost of training", "", tables["cost"]),
@@ -39,7 +41,11 @@ def page(results: dict[str, Any]) -> str:
 def _head(results: dict[str, Any]) -> str:
     setup, machine = results["configuration"], results["machine"]
     seeds = len(setup["seeds"])
-    amount = f"{setup['budget']['tokens']:,} tokens" if setup["budget"]["tokens"] else f"{setup['budget']['minutes']:g} minutes"
+    amount = (
+        f"{setup['budget']['tokens']:,} tokens"
+        if setup["budget"]["tokens"]
+        else f"{setup['budget']['minutes']:g} minutes"
+    )
     return (
         f"<h1>{escape(results['title'])}</h1><p class=soft>{len(results['arms'])} arms, {seeds} seed{'s' if seeds > 1 else ''} each, "
         f"{amount} of training an arm, matched by {escape(setup['match'])}. {escape(results['date'])}, {escape(machine['processor'])}, "
@@ -65,7 +71,12 @@ def _section(title: str, plots: str, *tables: Table) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in table.head)
     rows = "".join(
-        "<tr>" + "".join(f"<{'th scope=row' if not i else 'td'}>{escape(cell)}</{'th' if not i else 'td'}>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<{'th scope=row' if not i else 'td'}>{escape(cell)}</{'th' if not i else 'td'}>"
+            for i, cell in enumerate(row)
+        )
+        + "</tr>"
         for row in table.rows
     )
     note = f"<p class=soft>{escape(table.note)}</p>" if table.note else ""
@@ -86,10 +97,17 @@ def _quality(results: dict[str, Any], colours: dict[str, int]) -> str:
     figures = []
     for test, found in results["tests"].items():
         scores = [
-            Estimate(results["arms"][arm]["label"], colours[arm], s["value"], s["low"], s["high"], _singles(s["by_seed"]))
+            Estimate(
+                results["arms"][arm]["label"], colours[arm], s["value"], s["low"], s["high"], _singles(s["by_seed"])
+            )
             for arm, s in found["scores"][metric].items()
         ]
-        figures.append(_figure(interval_chart(scores, about["label"], f"{about['label']} on {test}"), f"{test}: bars are 95 % intervals over sentences, hollow dots single seeds."))
+        figures.append(
+            _figure(
+                interval_chart(scores, about["label"], f"{about['label']} on {test}"),
+                f"{test}: bars are 95 % intervals over sentences, hollow dots single seeds.",
+            )
+        )
         pairs = [
             Estimate(
                 f"{results['arms'][d['arm']]['label']} - {results['arms'][d['against']]['label']}",
@@ -103,7 +121,12 @@ def _quality(results: dict[str, Any], colours: dict[str, int]) -> str:
             if d["seeds"]
         ]
         if pairs:
-            figures.append(_figure(interval_chart(pairs, f"difference in {about['label']}", f"Differences on {test}", zero=True), f"{test}: differences on the same sentences. An interval across the line at 0 shows no difference."))
+            figures.append(
+                _figure(
+                    interval_chart(pairs, f"difference in {about['label']}", f"Differences on {test}", zero=True),
+                    f"{test}: differences on the same sentences. An interval across the line at 0 shows no difference.",
+                )
+            )
     return _plots(*figures)
 
 
@@ -113,24 +136,46 @@ def _singles(by_seed: dict[str, float]) -> list[float]:
 
 def _curves(results: dict[str, Any], colours: dict[str, int]) -> str:
     figures = []
-    for x, x_label in (("tokens", "tokens read"), ("seconds", "seconds of training"), ("flops", "operations (formula)")):
+    for x, x_label in (
+        ("tokens", "tokens read"),
+        ("seconds", "seconds of training"),
+        ("flops", "operations (formula)"),
+    ):
         series = [
-            Series(f"{arm['label']}, seed {seed}", colours[name], [(p[x], p["val/loss"]) for p in run["training"]["curve"] if "val/loss" in p], number > 0)
+            Series(
+                f"{arm['label']}, seed {seed}",
+                colours[name],
+                [(p[x], p["val/loss"]) for p in run["training"]["curve"] if "val/loss" in p],
+                number > 0,
+            )
             for name, arm in measured(results).items()
             for number, (seed, run) in enumerate(arm["seeds"].items())
         ]
-        figures.append(_figure(line_chart(series, x_label, "validation loss", f"Validation loss by {x_label}"), f"Validation loss by {x_label}; further seeds are dashed."))
+        figures.append(
+            _figure(
+                line_chart(series, x_label, "validation loss", f"Validation loss by {x_label}"),
+                f"Validation loss by {x_label}; further seeds are dashed.",
+            )
+        )
     return _plots(*figures)
 
 
 def _lengths(results: dict[str, Any], colours: dict[str, int]) -> str:
     found = next(iter(results["tests"].values()))["by_length"]
     groups = [
-        (bucket["words"], [Estimate(results["arms"][arm]["label"], colours[arm], **score) for arm, score in bucket["arms"].items()])
+        (
+            bucket["words"],
+            [Estimate(results["arms"][arm]["label"], colours[arm], **score) for arm, score in bucket["arms"].items()],
+        )
         for bucket in found
     ]
     label = results["metrics"][results["main_metric"]]["label"]
-    return _plots(_figure(grouped_chart(groups, label, f"{label} by words of the input", bars=False), f"{label} by the number of words of the input, with 95 % intervals."))
+    return _plots(
+        _figure(
+            grouped_chart(groups, label, f"{label} by words of the input or by turn", bars=False),
+            f"{label} by the number of words of the input, or by turn of the conversation, with 95 % intervals.",
+        )
+    )
 
 
 def _speed(results: dict[str, Any], colours: dict[str, int]) -> str:
@@ -147,10 +192,23 @@ def _speed(results: dict[str, Any], colours: dict[str, int]) -> str:
             for (batch, size), found in sorted(cells.items())
             if size == length
         ]
-        figures.append(_figure(grouped_chart(groups, "tokens/s", f"Tokens per second, {length} tokens a row"), f"Generated tokens per second, {length} tokens a row."))
-    latency = [(title, [_bar(results, colours, n, a["speed"]["latency"][key]) for n, a in arms.items()]) for key, title in (("p50_ms", "median"), ("p95_ms", "95th percentile"))]
+        figures.append(
+            _figure(
+                grouped_chart(groups, "tokens/s", f"Tokens per second, {length} tokens a row"),
+                f"Generated tokens per second, {length} tokens a row.",
+            )
+        )
+    latency = [
+        (title, [_bar(results, colours, n, a["speed"]["latency"][key]) for n, a in arms.items()])
+        for key, title in (("p50_ms", "median"), ("p95_ms", "95th percentile"))
+    ]
     if arms:
-        figures.append(_figure(grouped_chart(latency, "ms", "Latency of one input"), "Time until one test input is answered to its end."))
+        figures.append(
+            _figure(
+                grouped_chart(latency, "ms", "Latency of one input"),
+                "Time until one test input is answered to its end.",
+            )
+        )
     return _plots(*figures)
 
 
@@ -160,18 +218,28 @@ def _bar(results: dict[str, Any], colours: dict[str, int], arm: str, value: floa
 
 def _examples(results: dict[str, Any]) -> str:
     test, found = next(iter(results["tests"].items()))
-    parts = [f"<h2>Outputs side by side</h2><p class=soft>{escape(test)}, short to long, first seed; those on which the arms differ, where there are enough.</p>"]
+    parts = [
+        f"<h2>Outputs side by side</h2><p class=soft>{escape(test)}, short to long, first seed; those on which the arms differ, where there are enough.</p>"
+    ]
     for example in found["examples"]:
         rows = [("input", example["input"], ""), ("expected", example["reference"], "")]
-        rows += [(results["arms"][arm]["label"], text, "right" if text == example["reference"] else "") for arm, text in example["outputs"].items()]
-        cells = "".join(f'<dt>{escape(name)}</dt><dd class="{mark}">{escape(text) or "<em>nothing</em>"}</dd>' for name, text, mark in rows)
+        rows += [
+            (results["arms"][arm]["label"], text, "right" if text == example["reference"] else "")
+            for arm, text in example["outputs"].items()
+        ]
+        cells = "".join(
+            f'<dt>{escape(name)}</dt><dd class="{mark}">{escape(text) or "<em>nothing</em>"}</dd>'
+            for name, text, mark in rows
+        )
         parts.append(f"<div class=example><dl>{cells}</dl></div>")
     return "".join(parts)
 
 
 def _how(results: dict[str, Any]) -> str:
     setup = escape(json.dumps(results["configuration"], indent=1, ensure_ascii=False))
-    failed = "".join(f"<li>{escape(run['arm'])}, seed {run['seed']}: {escape(run['reason'])}</li>" for run in results["failed"])
+    failed = "".join(
+        f"<li>{escape(run['arm'])}, seed {run['seed']}: {escape(run['reason'])}</li>" for run in results["failed"]
+    )
     failures = f"<h2>Runs that failed</h2><ul>{failed}</ul>" if failed else ""
     machine = results["machine"]
     return (

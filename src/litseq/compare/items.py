@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from litseq.data import SequenceDataModule
+from litseq.data import ConversationDataModule, SequenceDataModule
+from litseq.data.dialogues import Dialogue
 from litseq.data.lines import BadLines
 from litseq.errors import DataError
+from litseq.text.messages import ASSISTANT
 
 _SCORED_DOCUMENTS = 1000
+_LAST_TURN = 6
 
 
 @dataclass
@@ -39,6 +42,8 @@ def read_items(data: SequenceDataModule, paths: Any, max_length: int) -> Items:
     bad.finish()
     if not columns[0]:
         raise DataError(f"{paths}: no example in it, expected at least one to test on")
+    if isinstance(data, ConversationDataModule):
+        return _answers(data, columns[0], max_length)  # type: ignore[arg-type]  # its column is of dialogues
     if len(columns) == 2:
         return _pairs(data, columns[0], columns[1])
     return _documents(data, columns[0], max_length)
@@ -68,4 +73,25 @@ def _documents(data: SequenceDataModule, documents: list[str], max_length: int) 
             items.targets.append(ids[middle:])
     if not items.texts:
         raise DataError("no test document has two tokens or more")
+    return items
+
+
+def _answers(data: ConversationDataModule, dialogues: list[Dialogue], max_length: int) -> Items:
+    """Every answer of every conversation, behind the turns that were really said before it."""
+    tokenizer, form = data.tokenizer, data.chat_format
+    asked, items = [], Items([], [], [], [])
+    for dialogue in dialogues:
+        turn = 0
+        for i, message in enumerate(dialogue.messages):
+            if message.role == ASSISTANT:
+                turn += 1
+                asked.append(dialogue.messages[:i])
+                items.texts.append("\n".join(said.content for said in dialogue.messages[:i]))
+                items.references.append(message.content)
+                items.targets.append([*tokenizer.encode(message.content), form.stop_ids[0]])
+                items.groups.append(f"turn {turn}" if turn < _LAST_TURN else f"turn {_LAST_TURN}+")
+    # As long as the shortest model takes, with room for the answer behind it.
+    limits = [max(max_length - len(target), max_length // 2) for target in items.targets]
+    fitted = form.prompts(asked, limits)
+    items.prompts = [found.encoded or [tokenizer.bos_id] * (max_length + 1) for found in fitted]
     return items

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, namespace_to_dict
 
-from litseq.compare.config import Arm, Comparison, Data
+from litseq.compare.config import Arm, Budget, Comparison, Data, Speed
 from litseq.errors import UsageError
 
 _BY_HAND = {"arms", "data"}
@@ -20,7 +20,9 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number, as everybody means it."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load(file: Path | None, overrides: Sequence[str] = ()) -> Comparison:
@@ -53,17 +55,21 @@ def build(values: dict[str, Any]) -> Comparison:
         raise UsageError(f"a comparison has no setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     for name in ("arms", "data"):
         if not isinstance(values.get(name), dict):
-            raise UsageError(f"{name} is missing, expected {'arms by name' if name == 'arms' else 'class_path and init_args'}")
+            raise UsageError(
+                f"{name} is missing, expected {'arms by name' if name == 'arms' else 'class_path and init_args'}"
+            )
     parser = make_parser()
     try:
         parsed = parser.parse_object({name: value for name, value in values.items() if name not in _BY_HAND})
-        rest = parser.instantiate_classes(parsed)
     except (ArgumentError, TypeError, ValueError) as error:
         raise UsageError(" ".join(str(error).partition("Given value type:")[0].split())) from error
+    rest = namespace_to_dict(parsed)
     return Comparison(
         arms={str(name): _part(Arm, arm, f"arm {name}") for name, arm in values["arms"].items()},
         data=_part(Data, values["data"], "data"),
-        **{name: rest[name] for name in known - _BY_HAND},
+        budget=Budget(**rest["budget"]),
+        speed=Speed(**rest["speed"]),
+        **{name: rest[name] for name in known - _BY_HAND - {"budget", "speed"}},
     )
 
 

@@ -1,17 +1,18 @@
-"""From a comparison to its runs: sizes matched, one tokenizer for all, budgets in tokens; everything a run needs, written down."""
+"""From a comparison to its runs: sizes matched, one tokenizer for all, budgets in tokens; all a run needs, written down."""
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from litseq.compare.building import build_data, weightless
-from litseq.compare.config import Comparison, check
+from litseq.compare.config import Comparison
 from litseq.compare.files import PLAN, read_json, write_json
 from litseq.compare.sizes import Size, count_parameters, match_parameters
 from litseq.compare.train import flops_per_token, prepare
 from litseq.errors import UsageError
 
-RUNS, TOKENIZER, OVERVIEW = "runs", "tokenizer.json", "comparison.json"
+RUNS, TOKENIZER = "runs", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,6 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
     Raises:
         UsageError: Something cannot be run, or cannot be matched.
     """
-    check(comparison)
     data_args, vocab_size = _with_tokenizer(comparison, out)
     sizes = _sizes(comparison, vocab_size)
     lengths = [weightless(comparison.arms[n].class_path, s.init_args).hparams["max_seq_len"] for n, s in sizes.items()]
@@ -77,7 +77,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
     return arms, plans
 
 
-def lay_out(comparison: Comparison, plans: list[dict[str, Any]], out: Path) -> None:
+def lay_out(plans: list[dict[str, Any]], out: Path) -> None:
     """Write every run's plan into its directory.
 
     Raises:
@@ -86,6 +86,7 @@ def lay_out(comparison: Comparison, plans: list[dict[str, Any]], out: Path) -> N
     for plan in plans:
         directory = run_directory(out, plan["arm"], plan["seed"])
         found = read_json(directory / PLAN)
+        plan = json.loads(json.dumps(plan))  # as it reads when it comes back
         if found is not None and found != plan:
             changed = sorted(name for name in plan if found.get(name) != plan[name])
             raise UsageError(
@@ -94,7 +95,6 @@ def lay_out(comparison: Comparison, plans: list[dict[str, Any]], out: Path) -> N
             )
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / PLAN, plan)
-    write_json(out / OVERVIEW, asdict(comparison))
 
 
 def _tests(comparison: Comparison) -> dict[str, Any]:

@@ -14,7 +14,9 @@ _LOOK = 0.2
 _GRACE = 15.0
 
 
-def run_process(module: str, arguments: Sequence[str], directory: Path, watch: Callable[[str, float], None]) -> str | None:
+def run_process(
+    module: str, arguments: Sequence[str], directory: Path, watch: Callable[[str, float], None]
+) -> str | None:
     """Run a module of ours, its output into the log of the directory.
 
     Args:

@@ -107,7 +107,11 @@ def _headline(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str
         return {"headline": text, "confidence": sure}
     near = [arm for arm, found in verdicts.items() if found["kind"] != AHEAD]
     pool = [leader, *near]
-    names = " and ".join(_label(results, arm) for arm in pool) if len(pool) < 3 else ", ".join(_label(results, a) for a in pool)
+    names = (
+        " and ".join(_label(results, arm) for arm in pool)
+        if len(pool) < 3
+        else ", ".join(_label(results, a) for a in pool)
+    )
     if all(verdicts[arm]["kind"] == EQUAL for arm in near):
         fast = _fastest(results, pool)
         text = f"{names} are equally good within the margin"
@@ -191,6 +195,8 @@ def _caveats(results: dict[str, Any], test: str) -> list[str]:
     )
     objectives = {str(arm["data"].get("objective")) for arm in results["arms"].values()}
     if len(objectives) > 1:
-        found.append("The arms learn by different objectives, so their validation losses are not one scale; bits per byte on the test set are.")
+        found.append(
+            "The arms learn by different objectives, so their validation losses are not one scale; bits per byte on the test set are."
+        )
     found += [f"{run['arm']}, seed {run['seed']} failed and is missing: {run['reason']}" for run in results["failed"]]
     return found

@@ -21,10 +21,12 @@ from litseq.compare.scoring import (
     Metric,
     length_buckets,
     likelihood_rows,
+    named_buckets,
     text_metrics,
     text_rows,
 )
 from litseq.compare.statistics import Floats, Interval, compare, estimate, over_seeds, resampled_scores, resamples
+from litseq.errors import UsageError
 
 _EXAMPLES = 8
 _BUCKET_RESAMPLES = 300
@@ -65,11 +67,12 @@ def collect(
     outputs = {name: found for name, found in outputs.items() if found}
     speed = read_json(out / "speed.json") or {}
     tests = {}
+    main = _main_metric(comparison, outputs)
     metrics: dict[str, Metric] = {}
     for test in plans[0]["tests"]:
         scored = _score(comparison, outputs, test)
         metrics |= {name: one.metric for name, one in scored.items()}
-        tests[test] = _test_results(comparison, outputs, test, scored)
+        tests[test] = _test_results(comparison, outputs, test, scored, main)
     results = {
         "litseq_version": litseq.__version__,
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -81,7 +84,7 @@ def collect(
             name: {"label": m.label, "unit": m.unit, "higher_is_better": m.higher_is_better, "signature": m.signature}
             for name, m in metrics.items()
         },
-        "main_metric": next(iter(metrics)),
+        "main_metric": main,
         "arms": {arm.name: _arm(arm, runs[arm.name], speed.get(arm.name)) for arm in arms},
         "tests": tests,
         "failed": [{"arm": arm, "seed": seed, "reason": reason} for (arm, seed), reason in failed.items()],
@@ -110,7 +113,9 @@ def _score(comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str
     everything = [answers[test] for seeds in outputs.values() for answers in seeds.values()]
     known = [i for i in range(len(first["texts"])) if all(answers["tokens"][i] for answers in everything)]
     likelihood = {m.name: m for m in (BITS_PER_BYTE, PERPLEXITY)}
-    texts = {m.name: (m, scorer) for m, scorer in text_metrics(comparison.bleu_tokenizers)} if first["generated"] else {}
+    texts = (
+        {m.name: (m, scorer) for m, scorer in text_metrics(comparison.bleu_tokenizers)} if first["generated"] else {}
+    )
     found = {name: _Scored(pair[0], {}, {}) for name, pair in texts.items()}
     found |= {name: _Scored(metric, {}, {}) for name, metric in likelihood.items() if known}
     for arm, seeds in outputs.items():
@@ -126,10 +131,9 @@ def _score(comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str
 
 
 def _test_results(
-    comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str, scored: dict[str, _Scored]
+    comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str, scored: dict[str, _Scored], main: str
 ) -> dict[str, Any]:
     some = next(iter(next(iter(outputs.values())).values()))[test]
-    main = next(iter(scored.values()))
     return {
         "sentences": len(some["texts"]),
         "generated": some["generated"],
@@ -138,7 +142,7 @@ def _test_results(
             name: [_difference(one, left, right) for left, right in combinations(outputs, 2)]
             for name, one in scored.items()
         },
-        "by_length": _by_length(main, some["texts"], comparison) if some["generated"] else [],
+        "by_length": _by_length(scored[main], some, comparison) if some["generated"] else [],
         "too_long": {arm: max(a[test]["too_long"] for a in seeds.values()) for arm, seeds in outputs.items()},
         "examples": _examples(outputs, test),
     }
@@ -172,9 +176,11 @@ def _difference(one: _Scored, left: str, right: str) -> dict[str, Any]:
     }
 
 
-def _by_length(one: _Scored, texts: list[str], comparison: Comparison) -> list[dict[str, Any]]:
+def _by_length(one: _Scored, answers: dict[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
     found = []
-    for words, inside in length_buckets(texts):
+    if len(next(iter(next(iter(one.rows.values())).values()))) < len(answers["texts"]):
+        return []  # some were too long to be scored, so rows and texts do not go together
+    for words, inside in named_buckets(answers["groups"]) or length_buckets(answers["texts"]):
         draws = resamples(len(inside), min(_BUCKET_RESAMPLES, comparison.resamples))
         arms = {}
         for arm, seeds in one.rows.items():
@@ -183,6 +189,16 @@ def _by_length(one: _Scored, texts: list[str], comparison: Comparison) -> list[d
             arms[arm] = asdict(estimate(values, [resampled_scores(part, one.metric.score, draws) for part in rows]))
         found.append({"words": words, "sentences": len(inside), "arms": arms})
     return found
+
+
+def _main_metric(comparison: Comparison, outputs: dict[str, dict[int, Any]]) -> str:
+    """The metric that decides, by the kind of data where it is not given."""
+    first = next(iter(next(iter(next(iter(outputs.values())).values())).values()))
+    if comparison.metric in ("bleu", "chrf", "exact_match") and not first["generated"]:
+        raise UsageError(
+            f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
+        )
+    return comparison.metric or ("bleu" if first["generated"] and not first["groups"] else BITS_PER_BYTE.name)
 
 
 def _examples(outputs: dict[str, dict[int, Any]], test: str) -> list[dict[str, Any]]:

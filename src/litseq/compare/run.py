@@ -4,21 +4,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from litseq.compare.config import Comparison
+from litseq.compare.config import Comparison, check
 from litseq.compare.files import BUNDLE, FAILED, PLAN, PROMPTS, RESULT, read_json, write_json
-from litseq.compare.planning import OVERVIEW, RUNS, TOKENIZER, ArmPlan, lay_out, make_plans, run_directory
+from litseq.compare.planning import RUNS, TOKENIZER, ArmPlan, lay_out, make_plans, run_directory
 from litseq.compare.processes import run_process
 from litseq.compare.report import write_report
 from litseq.compare.results import collect
 from litseq.errors import LitseqError, UsageError
 
-SPEED = "speed.json"
+SPEED, OVERVIEW = "speed.json", "comparison.json"
 _STAGES = {"training": (0.0, 0.85), "exporting": (0.85, 0.03), "generating": (0.88, 0.12)}
 """Where each stage of a run begins and how much of the run it is, roughly."""
 
@@ -42,9 +43,11 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
     """
     console = console or Console(stderr=True)
     out = Path(comparison.out)
-    _check_out(out, force)
+    check(comparison)
+    _claim(out, force)
+    write_json(out / OVERVIEW, asdict(comparison))
     arms, plans = make_plans(comparison, out)
-    lay_out(comparison, plans, out)
+    lay_out(plans, out)
     for arm in arms:
         change = f", {arm.size.changes} to match" if arm.size.changes else ""
         console.print(f"{arm.label}: {arm.size.parameters:,} parameters{change}", highlight=False)
@@ -57,13 +60,15 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
     return results
 
 
-def _check_out(out: Path, force: bool) -> None:
+def _claim(out: Path, force: bool) -> None:
+    """Make the directory, or see that it is a comparison's."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} exists and is no directory; choose another out")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / OVERVIEW).is_file() and not (out / TOKENIZER).is_file():
-        raise UsageError(f"{out} holds something else than a comparison, so nothing is written there; choose another out")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / OVERVIEW).is_file():
+        raise UsageError(
+            f"{out} holds something else than a comparison, so nothing is written there; choose another out"
+        )
     if force:
         for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
             path = out / name
@@ -73,7 +78,9 @@ def _check_out(out: Path, force: bool) -> None:
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console) as bars:
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console
+    ) as bars:
         yield bars
 
 
@@ -110,7 +117,9 @@ def _run_all(plans: list[dict[str, Any]], out: Path, console: Console) -> dict[t
     return failed
 
 
-def _time(comparison: Comparison, arms: list[ArmPlan], plans: list[dict[str, Any]], out: Path, console: Console) -> None:
+def _time(
+    comparison: Comparison, arms: list[ArmPlan], plans: list[dict[str, Any]], out: Path, console: Console
+) -> None:
     """Time one bundle of each arm, all in one process; its speed does not depend on the seed."""
     finished: dict[str, Path] = {}
     for plan in plans:

@@ -41,7 +41,14 @@ def text_metrics(tokenizers: Sequence[str]) -> list[tuple[Metric, Any]]:
 def _sacrebleu(name: str, label: str, metric: Any) -> Metric:
     # The signature knows the number of references once a corpus was scored.
     metric.corpus_score(["a"], [["a"]])
-    return Metric(name, label, "", lambda sums: float(metric._compute_score_from_stats(sums.tolist()).score), True, str(metric.get_signature()))
+    return Metric(
+        name,
+        label,
+        "",
+        lambda sums: float(metric._compute_score_from_stats(sums.tolist()).score),
+        True,
+        str(metric.get_signature()),
+    )
 
 
 EXACT_MATCH = Metric("exact_match", "exact match", "%", lambda sums: 100.0 * float(sums[0] / sums[1]))
@@ -56,7 +63,9 @@ PERPLEXITY = Metric(
 def text_rows(metric: Metric, scorer: Any, outputs: Sequence[str], references: Sequence[str]) -> Floats:
     """[sentences, K] of a metric of generated texts."""
     if metric is EXACT_MATCH:
-        return np.array([[output == reference, 1] for output, reference in zip(outputs, references, strict=True)], float)
+        return np.array(
+            [[output == reference, 1] for output, reference in zip(outputs, references, strict=True)], float
+        )
     # The sums that sacreBLEU's own significance tests are made of.
     return np.array(scorer._extract_corpus_statistics(list(outputs), [list(references)]), float)
 
@@ -82,3 +91,8 @@ def length_buckets(texts: Sequence[str], count: int = 4) -> list[tuple[str, list
         if inside:
             buckets.append((f"{low}-{high}" if low < high else f"{low}", inside))
     return buckets
+
+
+def named_buckets(groups: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Items that have names by these, in the order of the names: (name, indices)."""
+    return [(name, [i for i, found in enumerate(groups) if found == name]) for name in sorted(set(groups))]

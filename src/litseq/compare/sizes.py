@@ -123,7 +123,9 @@ def _depths_and_ffns(
         ffn = FFN_STEP * round(1 + (target - base) / max(slope, 1))
         if _FFN_RANGE[0] * width <= ffn <= _FFN_RANGE[1] * width:
             missed = abs(base + slope * (ffn / FFN_STEP - 1) - target) / target
-            fits.append((missed > 0.005, abs(ffn - given) / given + 0.1 * abs(layers - sizes["num_layers"]), layers, ffn))
+            changed = abs(ffn - given) / given + 0.1 * abs(layers - sizes["num_layers"])
+            if missed < 0.05:  # the count that follows is exact, and takes its time
+                fits.append((missed > 0.005, changed, layers, ffn))
     for _, _, layers, ffn in sorted(fits):
         yield _with_layers(init_args, sizes, layers) | {"ffn_dim": ffn}
 

@@ -25,14 +25,19 @@ def measure(plan: dict[str, Any], progress: Path) -> dict[str, Any]:
         plan: `bundles` by arm, `prompts` by arm (ids, the same items for every arm), `options`, and the fields of `Speed`.
         progress: The directory to say in how far it has come.
     """
-    arms = {name: Generator.from_bundle(path, threads=plan["threads"], reuse_bytes=0) for name, path in plan["bundles"].items()}
+    arms = {
+        name: Generator.from_bundle(path, threads=plan["threads"], reuse_bytes=0)
+        for name, path in plan["bundles"].items()
+    }
     cells = [(batch, length) for batch in plan["batches"] for length in plan["lengths"]]
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in arms}
     for repeat in range(plan["repeats"] + 1):  # the first one warms up
         for batch, length in cells:
             for name, generator in arms.items():
                 prompts = _cycle(plan["prompts"][name], batch)
-                room = generator.manifest.model.max_seq_len - max(map(len, prompts)) * (generator.manifest.encoder is None)
+                room = generator.manifest.model.max_seq_len - max(map(len, prompts)) * (
+                    generator.manifest.encoder is None
+                )
                 if length > room:
                     continue
                 start = time.perf_counter()
@@ -99,7 +104,9 @@ def _print_memory(bundle: str) -> None:
     generator = Generator.from_bundle(bundle, threads=1)
     loaded = _peak_bytes()
     generator.generate(prompts, batch_size=len(prompts), max_new_tokens=32, prompt_lookup=False)
-    print(json.dumps({"python_bytes": before, "loaded_bytes": loaded, "peak_bytes": _peak_bytes(), "batch": len(prompts)}))
+    print(
+        json.dumps({"python_bytes": before, "loaded_bytes": loaded, "peak_bytes": _peak_bytes(), "batch": len(prompts)})
+    )
 
 
 def _peak_bytes() -> int:

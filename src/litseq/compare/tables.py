@@ -80,7 +80,9 @@ def differences(results: dict[str, Any]) -> Table:
             )
     label = results["metrics"][metric]["label"]
     head = ["", f"{label}, 95 % over sentences", "p", "by seed", "95 % over seeds"]
-    return Table("Differences", head, rows, "Paired bootstrap on the same sentences; p as sacreBLEU's paired bootstrap test.")
+    return Table(
+        "Differences", head, rows, "Paired bootstrap on the same sentences; p as sacreBLEU's paired bootstrap test."
+    )
 
 
 def by_length(results: dict[str, Any]) -> Table:
@@ -89,11 +91,14 @@ def by_length(results: dict[str, Any]) -> Table:
     n = digits(results, results["main_metric"])
     test, found = next(iter(results["tests"].items()))
     rows = [
-        [f"{bucket['words']} words ({bucket['sentences']})"]
-        + [f"{bucket['arms'][arm]['value']:.{n}f} [{bucket['arms'][arm]['low']:.{n}f}, {bucket['arms'][arm]['high']:.{n}f}]" for arm in arms]
+        [f"{bucket['words']} ({bucket['sentences']})"]
+        + [
+            f"{bucket['arms'][arm]['value']:.{n}f} [{bucket['arms'][arm]['low']:.{n}f}, {bucket['arms'][arm]['high']:.{n}f}]"
+            for arm in arms
+        ]
         for bucket in found["by_length"]
     ]
-    return Table(f"By length of the input ({test})", ["", *_labels(arms)], rows)
+    return Table(f"By words of the input, or by turn ({test})", ["", *_labels(arms)], rows)
 
 
 def cost(results: dict[str, Any]) -> Table:
@@ -113,7 +118,9 @@ def cost(results: dict[str, Any]) -> Table:
         ["padding", *(f"{mean(a, 'padding'):.1%}" for a in arms)],
         ["peak memory of the process", *(mib(mean(a, "peak_bytes")) for a in arms)],
     ]
-    return Table("Cost of training", ["", *_labels(arms)], rows, "Mean over seeds. Tokens and tokens/s count no padding.")
+    return Table(
+        "Cost of training", ["", *_labels(arms)], rows, "Mean over seeds. Tokens and tokens/s count no padding."
+    )
 
 
 def size(results: dict[str, Any]) -> Table:
@@ -124,14 +131,27 @@ def size(results: dict[str, Any]) -> Table:
         ["parameters", *(f"{arm['parameters']:,}" for arm in arms.values())],
         ["changed to match", *(arm["changes"] or "-" for arm in arms.values())],
         ["bundle", *(mib(run["export"]["bytes"]) for run in runs.values())],
-        ["torch against onnxruntime, tokens equal", *(f"{run['export']['parity_token_agreement']:.1%}" for run in runs.values())],
+        [
+            "torch against onnxruntime, tokens equal",
+            *(f"{run['export']['parity_token_agreement']:.1%}" for run in runs.values()),
+        ],
     ]
     memory = {name: (arm["speed"] or {}).get("memory") for name, arm in arms.items()}
     if all(memory.values()):
         rows.append(["memory, loaded", *(mib(m["loaded_bytes"]) for m in memory.values() if m)])
         batch = next(iter(memory.values()))
-        rows.append([f"memory, peak at batch {batch['batch'] if batch else ''}", *(mib(m["peak_bytes"]) for m in memory.values() if m)])
-    return Table("Size", ["", *_labels(arms)], rows, "Memory is the largest resident size of a process that serves only this bundle.")
+        rows.append(
+            [
+                f"memory, peak at batch {batch['batch'] if batch else ''}",
+                *(mib(m["peak_bytes"]) for m in memory.values() if m),
+            ]
+        )
+    return Table(
+        "Size",
+        ["", *_labels(arms)],
+        rows,
+        "Memory is the largest resident size of a process that serves only this bundle.",
+    )
 
 
 def speed(results: dict[str, Any]) -> Table:
@@ -143,7 +163,9 @@ def speed(results: dict[str, Any]) -> Table:
     rows = []
     for key in sorted({key for found in cells.values() for key in found}):
         texts = [
-            f"{c['tokens_per_second']:,.0f} tokens/s, p50 {c['p50_ms']:.1f} ms, p95 {c['p95_ms']:.1f} ms" if (c := found.get(key)) else "too long"
+            f"{c['tokens_per_second']:,.0f} tokens/s, p50 {c['p50_ms']:.1f} ms, p95 {c['p95_ms']:.1f} ms"
+            if (c := found.get(key))
+            else "too long"
             for found in cells.values()
         ]
         rows.append([f"batch {key[0]}, {key[1]} tokens", *texts])
@@ -152,7 +174,12 @@ def speed(results: dict[str, Any]) -> Table:
         for a in (arm["speed"]["latency"] for arm in arms.values())
     ]
     rows.append(["one test input, to its end", *answers])
-    return Table("Speed of generation", ["", *_labels(arms)], rows, "onnxruntime on this machine's processor; the arms took turns. Rows of a batch generate the number of tokens named, whatever they are.")
+    return Table(
+        "Speed of generation",
+        ["", *_labels(arms)],
+        rows,
+        "onnxruntime on this machine's processor; the arms took turns. Rows of a batch generate the number of tokens named, whatever they are.",
+    )
 
 
 def duration(seconds: float) -> str:

@@ -207,7 +207,11 @@ def _chosen(plan: dict[str, Any], saved: ModelCheckpoint, curve: Curve, final: P
         return saved.average_path if saved.average_path.is_file() else final
     losses = [point["val/loss"] for point in curve.points]
     # The validation behind the last step, where there was one, is not the checkpoint callback's.
-    return final if not saved.best_model_path or losses[-1] <= min(losses[:-1], default=losses[-1]) else Path(saved.best_model_path)
+    return (
+        final
+        if not saved.best_model_path or losses[-1] <= min(losses[:-1], default=losses[-1])
+        else Path(saved.best_model_path)
+    )
 
 
 def trained(directory: Path) -> dict[str, Any] | None:

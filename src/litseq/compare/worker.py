@@ -86,7 +86,10 @@ def _answer(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     for number, (name, paths) in enumerate(plan["tests"].items()):
         items = read_items(data, paths, plan["max_length"])
         if not number:
-            write_json(directory / PROMPTS, _spread(items.prompts, plan["max_length"] // 2 + len(data.prompt_format.render([]))))
+            write_json(
+                directory / PROMPTS,
+                _spread(items.prompts, plan["max_length"] // 2 + len(data.prompt_format.render([]))),
+            )
         shown = range(len(items.texts) if items.generated else min(_SHOWN, len(items.texts)))
         room = generator.manifest.model.max_seq_len
         fits = [i for i in shown if len(items.prompts[i]) < room]
@@ -96,7 +99,9 @@ def _answer(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
         for first in range(0, len(fits), _CHUNK):
             write_progress(directory, "generating", (number + first / len(fits)) / len(plan["tests"]))
             chunk = fits[first : first + _CHUNK]
-            for i, completion in zip(chunk, generator.generate([items.prompts[i] for i in chunk], **options), strict=True):
+            for i, completion in zip(
+                chunk, generator.generate([items.prompts[i] for i in chunk], **options), strict=True
+            ):
                 outputs[i] = completion.text
                 count += len(completion.token_ids)
         seconds = time.perf_counter() - start

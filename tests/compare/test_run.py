@@ -1,0 +1,126 @@
+"""The whole comparison, small: processes, failures, resuming, the report."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from compare.small import small, write_pairs
+from litseq.compare.config import Arm, Budget
+from litseq.compare.planning import lay_out, make_plans, run_directory
+from litseq.compare.run import run_comparison
+from litseq.errors import UsageError
+from litseq.runtime import Generator
+
+
+def run(comparison, **options):
+    stream = io.StringIO()
+    results = run_comparison(comparison, console=Console(file=stream, width=200), **options)
+    return results, stream.getvalue()
+
+
+def test_a_failed_arm_is_kept_apart_and_a_second_call_does_what_is_left(tmp_path):
+    write_pairs(tmp_path)
+    # Every pair is left out of this arm's data, which is known only when it begins to train.
+    broken = Arm("litseq.models.DecoderOnly", {"num_layers": 2}, {"max_source_length": 1})
+    comparison = small(tmp_path)
+    comparison.arms["broken"] = broken
+    results, log = run(comparison)
+    out = tmp_path / "out"
+    assert [(f["arm"], f["seed"]) for f in results["failed"]] == [("broken", 1)]
+    assert "max_source_length=1" in results["failed"][0]["reason"]
+    assert "broken, seed 1: failed" in log
+    assert set(results["tests"]["test"]["scores"]["bleu"]) == {"encoder-decoder", "causal"}
+    assert any("broken, seed 1 failed" in caveat for caveat in results["recommendation"]["caveats"])
+    assert json.loads((out / "results.json").read_text())["failed"] == results["failed"]
+    assert "max_source_length=1" in (out / "report.html").read_text()
+
+    sizes = [results["arms"][name]["parameters"] for name in ("encoder-decoder", "causal")]
+    assert max(sizes) / min(sizes) < 1.02
+    for name in ("encoder-decoder", "causal"):
+        training = results["arms"][name]["seeds"]["1"]["training"]
+        assert 4000 <= training["tokens"] < 4000 + 256  # to one batch
+        assert training["curve"][-1]["step"] == training["steps"]
+        assert training["flops"] > 6 * training["tokens"] * 1000
+        generator = Generator.from_bundle(run_directory(out, name, 1) / "bundle", threads=1)
+        assert generator.manifest.model.parameters == results["arms"][name]["parameters"]
+        assert results["arms"][name]["speed"]["grid"][0]["tokens_per_second"] > 0
+        assert results["arms"][name]["speed"]["memory"]["peak_bytes"] > 2**20
+    answers = json.loads((run_directory(out, "causal", 1) / "outputs.json").read_text())["test"]
+    assert len(answers["outputs"]) == 24
+
+    # What is finished is left alone; the arm that failed is mended, tried again, and now in the report.
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/seed-1/result.json")}
+    comparison.arms["broken"] = Arm("litseq.models.DecoderOnly", {"num_layers": 2})
+    with pytest.raises(UsageError, match="another configuration"):
+        run(comparison)
+    del comparison.arms["broken"]
+    again, log = run(comparison)
+    assert "2 of 2 runs are finished already" in log
+    assert not again["failed"]
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert again["tests"]["test"]["scores"] == results["tests"]["test"]["scores"]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, start):
+    write_pairs(tmp_path)
+    comparison = small(tmp_path, budget=Budget(tokens=30_000), validations=30)
+    del comparison.arms["causal"]
+    out = tmp_path / "out"
+    _, (plan,) = make_plans(comparison, out)
+    lay_out(comparison, [plan], out)
+    directory = run_directory(out, "encoder-decoder", 1)
+    command = [sys.executable, "-m", "litseq.compare.worker", str(directory)]
+    process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = directory / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (directory / "result.json").exists()
+    before = json.loads((directory / "curve.json").read_text())
+    subprocess.run(command, check=True, capture_output=True)
+    training = json.loads((directory / "result.json").read_text())["training"]
+    # The points before the kill were not made again, and what was counted is what one training reads.
+    assert training["curve"][0] == before[0]
+    assert 30_000 <= training["tokens"] < 30_000 + 256
+    steps = [point["step"] for point in training["curve"]]
+    assert steps == sorted(set(steps))
+
+
+def test_out_of_memory_is_a_reason(tmp_path):
+    from litseq.compare.processes import run_process
+
+    (tmp_path / "dies.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    os.environ["PYTHONPATH"], old = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), os.environ.get(
+        "PYTHONPATH"
+    )
+    try:
+        assert "ran out of memory" in run_process("dies", [], tmp_path, lambda *_: None)
+    finally:
+        os.environ["PYTHONPATH"] = old or ""
+
+
+def test_compute_is_matched_by_tokens(tmp_path):
+    write_pairs(tmp_path)
+    comparison = small(tmp_path, match="compute", budget=Budget(tokens=20_000))
+    arms, plans = make_plans(comparison, tmp_path / "out")
+    assert arms[0].tokens == 20_000
+    assert arms[1].tokens != 20_000
+    assert [arm.size.changes for arm in arms] == ["", ""]
+    assert [plan["budget"]["tokens"] for plan in plans] == [arm.tokens for arm in arms]
+
+
+def test_a_directory_with_something_else_is_not_touched(tmp_path):
+    write_pairs(tmp_path)
+    with pytest.raises(UsageError, match="something else"):
+        run(small(tmp_path, out=str(tmp_path)))
