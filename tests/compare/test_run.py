@@ -73,8 +73,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, start):
     comparison = small(tmp_path, budget=Budget(tokens=30_000), validations=30)
     del comparison.arms["causal"]
     out = tmp_path / "out"
+    out.mkdir()
     _, (plan,) = make_plans(comparison, out)
-    lay_out(comparison, [plan], out)
+    lay_out([plan], out)
     directory = run_directory(out, "encoder-decoder", 1)
     command = [sys.executable, "-m", "litseq.compare.worker", str(directory)]
     process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -113,6 +114,7 @@ def test_out_of_memory_is_a_reason(tmp_path):
 def test_compute_is_matched_by_tokens(tmp_path):
     write_pairs(tmp_path)
     comparison = small(tmp_path, match="compute", budget=Budget(tokens=20_000))
+    (tmp_path / "out").mkdir()
     arms, plans = make_plans(comparison, tmp_path / "out")
     assert arms[0].tokens == 20_000
     assert arms[1].tokens != 20_000

@@ -187,6 +187,8 @@ def _caveats(results: dict[str, Any], test: str) -> list[str]:
     if len(results["tests"]) > 1:
         others = ", ".join(name for name in results["tests"] if name != test)
         found.append(f"{test} decides; {others} is reported beside it.")
+    if len(results["arms"]) > 2:
+        found.append("The intervals are of single pairs of arms, not corrected for how many pairs there are.")
     rates = {arm["init_args"].get("learning_rate") for arm in results["arms"].values()}
     found.append(
         "Learning rate and other settings of training were "

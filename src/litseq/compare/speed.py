@@ -36,7 +36,7 @@ def measure(plan: dict[str, Any], progress: Path) -> dict[str, Any]:
             for name, generator in arms.items():
                 prompts = _cycle(plan["prompts"][name], batch)
                 room = generator.manifest.model.max_seq_len - max(map(len, prompts)) * (
-                    generator.manifest.encoder is None
+                    generator.manifest.architecture == "decoder-only"
                 )
                 if length > room:
                     continue

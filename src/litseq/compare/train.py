@@ -146,12 +146,12 @@ def train(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    final = directory / CHECKPOINTS / "final.ckpt"
+    trainer.save_checkpoint(final)
     if not curve.points or curve.points[-1]["step"] != trainer.global_step:
         trainer.validate(module, data, verbose=False)
         if curve.points[-1].get("val/loss") is None:
             raise DataError("there is no validation data: give val, or val_fraction of the data module")
-    final = directory / CHECKPOINTS / "final.ckpt"
-    trainer.save_checkpoint(final)
     return {
         "checkpoint": str(_chosen(plan, saved, curve, final)),
         "steps": trainer.global_step,
