@@ -4,7 +4,7 @@ import random
 
 from litseq.compare.config import Arm, Budget, Comparison, Data, Speed
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def write_pairs(directory):

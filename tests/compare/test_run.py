@@ -102,8 +102,9 @@ def test_out_of_memory_is_a_reason(tmp_path):
     from litseq.compare.processes import run_process
 
     (tmp_path / "dies.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    os.environ["PYTHONPATH"], old = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), os.environ.get(
-        "PYTHONPATH"
+    os.environ["PYTHONPATH"], old = (
+        os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        os.environ.get("PYTHONPATH"),
     )
     try:
         assert "ran out of memory" in run_process("dies", [], tmp_path, lambda *_: None)

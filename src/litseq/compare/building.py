@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 def build_module(class_path: str, init_args: dict[str, Any], where: str = "model") -> SequenceModule:
     """A module, with weights drawn from torch's random numbers."""
-    return _build(SequenceModule, class_path, init_args, where)
+    return _build(SequenceModule, class_path, init_args, where)  # type: ignore[type-abstract]  # a bound, never made itself
 
 
 def build_data(class_path: str, init_args: dict[str, Any], where: str = "data") -> SequenceDataModule:
     """A data module; nothing is read yet."""
-    return _build(SequenceDataModule, class_path, init_args, where)
+    return _build(SequenceDataModule, class_path, init_args, where)  # type: ignore[type-abstract]  # likewise
 
 
 def weightless(class_path: str, init_args: dict[str, Any], where: str = "model") -> SequenceModule:
@@ -45,7 +45,7 @@ def _build(base: type[T], class_path: str, init_args: dict[str, Any], where: str
     parser.add_subclass_arguments(base, "it")
     try:
         config = parser.parse_object({"it": {"class_path": class_path, "init_args": init_args}})
-        built: T = parser.instantiate_classes(config).it
+        built: T = parser.instantiate(config).it
     except (ArgumentError, TypeError, ValueError) as error:
         message = str(error).partition("Given value type:")[0]
         raise UsageError(f"{where}: {' '.join(message.split())}") from error

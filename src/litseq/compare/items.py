@@ -43,7 +43,7 @@ def read_items(data: SequenceDataModule, paths: Any, max_length: int) -> Items:
     if not columns[0]:
         raise DataError(f"{paths}: no example in it, expected at least one to test on")
     if isinstance(data, ConversationDataModule):
-        return _answers(data, columns[0], max_length)  # type: ignore[arg-type]  # its column is of dialogues
+        return _answers(data, columns[0], max_length)
     if len(columns) == 2:
         return _pairs(data, columns[0], columns[1])
     return _documents(data, columns[0], max_length)
