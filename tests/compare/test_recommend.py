@@ -53,3 +53,21 @@ def test_what_was_not_tested_is_said():
     for part in ("5,000,000 tokens", "One seed", "not searched for", "c, seed 1 failed", "out of memory"):
         assert part in caveats
     assert "One seed" not in " ".join(recommend(results(3.0, 1.0, [3.0] * 3, 0.1))["caveats"])
+
+
+def test_untrained_arms_are_not_called_equal():
+    case = results(0.1, 0.5, [0.1, 0.2, 0.0], 0.3)
+    for score in case["tests"]["test"]["scores"]["bleu"].values():
+        score["value"] -= 39
+    found = recommend(case)
+    assert "Too little was learned" in found["headline"]
+    assert found["confidence"] == "none"
+
+
+def test_what_makes_times_unequal_is_said():
+    case = results(3.0, 1.0, [3.0])
+    case["configuration"]["budget"] = {"tokens": None, "minutes": 5}
+    case["arms"]["b"]["speed"]["latency"]["mean_tokens"] = 30.0
+    found = recommend(case)
+    assert "answers of 9.0 and 30.0 tokens" in found["sentences"][-1]
+    assert any("5,000,000 to 5,000,000 tokens" in caveat for caveat in found["caveats"])

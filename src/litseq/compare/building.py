@@ -40,6 +40,13 @@ def weightless(class_path: str, init_args: dict[str, Any], where: str = "model")
     return module
 
 
+def parser_message(error: Exception) -> str:
+    """What jsonargparse found wrong, in one line and without its list of types that a value could have been."""
+    message = str(error).partition("Given value type:")[0].partition("\n  - Expected a <class 'NoneType'>")[0]
+    message = message.rpartition("Errors:")[2].strip().removeprefix("- ")
+    return " ".join(message.split())
+
+
 def _build(base: type[T], class_path: str, init_args: dict[str, Any], where: str) -> T:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "it")
@@ -47,6 +54,5 @@ def _build(base: type[T], class_path: str, init_args: dict[str, Any], where: str
         config = parser.parse_object({"it": {"class_path": class_path, "init_args": init_args}})
         built: T = parser.instantiate(config).it
     except (ArgumentError, TypeError, ValueError) as error:
-        message = str(error).partition("Given value type:")[0]
-        raise UsageError(f"{where}: {' '.join(message.split())}") from error
+        raise UsageError(f"{where}: {parser_message(error)}") from error
     return built

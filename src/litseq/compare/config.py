@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sacrebleu.metrics import BLEU
+
+from litseq.compare.scoring import LOWER_CASED
 from litseq.errors import UsageError
 
 Match = Literal["parameters", "compute", "none"]
@@ -96,7 +99,8 @@ class Comparison:
         weights: Which are exported: the `best` by validation loss, the `last`, or the `average` of the last ones.
         average_last: How many checkpoints the average is of.
         generation: Options of generation for the test sets, such as num_beams and max_new_tokens.
-        bleu_tokenizers: sacreBLEU's tokenizers, the first one decides; `none` for texts that are tokenised already.
+        bleu_tokenizers: sacreBLEU's tokenizers, the first one decides; `none` for texts that are tokenised already;
+            `-lc` behind one lower-cases both sides, as `13a-lc`.
         metric: Which decides: bleu, chrf, exact_match, bits_per_byte or perplexity. None: bleu for pairs, else
             bits_per_byte.
         margin: The difference of the main metric below which arms count as equal, fixed before the experiment: BLEU
@@ -166,6 +170,9 @@ def check(comparison: Comparison) -> None:
         problems.append(f"metric is {comparison.metric!r}, expected one of {', '.join(METRICS)}")
     if not comparison.bleu_tokenizers:
         problems.append("bleu_tokenizers is empty, expected at least one, such as 13a")
+    for name in comparison.bleu_tokenizers:
+        if name.removesuffix(LOWER_CASED) not in BLEU.TOKENIZERS:
+            problems.append(f"bleu_tokenizers has {name!r}, expected of {', '.join(BLEU.TOKENIZERS)}")
     if not comparison.tests and comparison.data.init_args.get("test") is None:
         problems.append("there is nothing to test on: give tests, or test of the data")
     if comparison.data.init_args.get("val") is None and not comparison.data.init_args.get("val_fraction"):

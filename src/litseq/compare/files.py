@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,16 @@ def read_json(path: Path) -> Any:
 def write_progress(directory: Path, stage: str, fraction: float) -> None:
     """Say how far a run has come; the process that watches reads it."""
     write_json(directory / PROGRESS, {"stage": stage, "fraction": round(fraction, 4)})
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident.
+
+    Linux hands a parent's `ru_maxrss` on to the programs it starts, so there the kernel's own mark is read.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

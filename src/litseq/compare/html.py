@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from litseq.compare.charts import Estimate, Series, grouped_chart, interval_chart, legend, line_chart
-from litseq.compare.tables import Table, all_tables, measured
+from litseq.compare.tables import Table, all_tables, bucketed_by, measured
 
 _COLOURS = 6
 
@@ -22,7 +22,7 @@ def page(results: dict[str, Any]) -> str:
         _verdict(results),
         _section("Quality", key + _quality(results, colours), tables["quality"], tables["differences"]),
         _section("Learning curves", key + _curves(results, colours)),
-        _section("Quality by length of the input, or by turn", key + _lengths(results, colours), tables["lengths"])
+        _section(f"Quality by {bucketed_by(results)}", key + _lengths(results, colours), tables["lengths"])
         if tables["lengths"].rows
         else "",
         _section("Speed", key + _speed(results, colours), tables["speed"]),
@@ -172,8 +172,8 @@ def _lengths(results: dict[str, Any], colours: dict[str, int]) -> str:
     label = results["metrics"][results["main_metric"]]["label"]
     return _plots(
         _figure(
-            grouped_chart(groups, label, f"{label} by words of the input or by turn", bars=False),
-            f"{label} by the number of words of the input, or by turn of the conversation, with 95 % intervals.",
+            grouped_chart(groups, label, f"{label} by {bucketed_by(results)}", bars=False),
+            f"{label} by {bucketed_by(results)}, with 95 % intervals.",
         )
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, namespace_to_dict
 
+from litseq.compare.building import parser_message
 from litseq.compare.config import Arm, Budget, Comparison, Data, Speed
 from litseq.errors import UsageError
 
@@ -62,7 +63,7 @@ def build(values: dict[str, Any]) -> Comparison:
     try:
         parsed = parser.parse_object({name: value for name, value in values.items() if name not in _BY_HAND})
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(" ".join(str(error).partition("Given value type:")[0].split())) from error
+        raise UsageError(parser_message(error)) from error
     rest = namespace_to_dict(parsed)
     return Comparison(
         arms={str(name): _part(Arm, arm, f"arm {name}") for name, arm in values["arms"].items()},

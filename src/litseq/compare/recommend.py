@@ -9,11 +9,17 @@ interval of their difference over sentences excludes zero; how sure that is depe
 
 Arms are *equal* when the whole interval lies within the margin that was fixed before, and *undecided* otherwise. Among
 arms that the leader is not ahead of, the fastest to answer is named too.
+
+Where the best score is below five margins (5 BLEU, with the margin of 1), nothing was learned that could be compared: any
+two scores near zero are within a margin, and the order of untrained models means nothing.
 """
 
 from typing import Any
 
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
+_LEARNED = 5
+_SHARES = ("bits_per_byte", "perplexity")
+"""Metrics with a margin in percent of the score."""
 
 
 def recommend(results: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +45,18 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
         }
     leader = ranked[0]
     verdicts = {arm: verdict(results, test, leader, arm) for arm in ranked[1:]}
+    best, label = float(scores[leader]["value"]), results["metrics"][metric]["label"]
+    untrained = metric not in _SHARES and best < _LEARNED * results["configuration"]["margin"]
+    headline = (
+        {
+            "headline": f"Too little was learned to compare anything: the best score is {best:.2f} {label}. Train longer.",
+            "confidence": "none",
+        }
+        if untrained
+        else _headline(results, leader, verdicts)
+    )
     return {
-        **_headline(results, leader, verdicts),
+        **headline,
         "leader": leader,
         "verdicts": verdicts,
         "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts]
@@ -84,7 +100,7 @@ def _signed(interval: dict[str, float], sign: int) -> dict[str, float]:
 def _margin(results: dict[str, Any], test: dict[str, Any], leader: str) -> float:
     margin: float = results["configuration"]["margin"]
     metric = results["main_metric"]
-    if metric in ("bits_per_byte", "perplexity"):  # it is given in percent there
+    if metric in _SHARES:
         return margin / 100 * float(test["scores"][metric][leader]["value"])
     return margin
 
@@ -124,8 +140,9 @@ def _sentence(results: dict[str, Any], leader: str, arm: str, found: dict[str, A
     name, other = _label(results, leader), _label(results, arm)
     if not found["seeds"]:
         return f"{name} and {other} have no seed in common, so they were not compared."
-    label = results["metrics"][results["main_metric"]]["label"]
-    gain, digits = found["gain"], 2 if results["main_metric"] != "bits_per_byte" else 4
+    about = results["metrics"][results["main_metric"]]
+    label, digits = about["label"], 2 if results["main_metric"] != "bits_per_byte" else 4
+    gain = _signed(found["gain"], 1 if about["higher_is_better"] else -1)  # as the metric counts
     numbers = (
         f"{gain['value']:+.{digits}f} {label}, 95 % interval {gain['low']:+.{digits}f} to {gain['high']:+.{digits}f} over"
         f" sentences, p = {found['p_value']:.3f}"
@@ -135,10 +152,9 @@ def _sentence(results: dict[str, Any], leader: str, arm: str, found: dict[str, A
         numbers += f", ahead with {signs} of {found['seeds']} seeds"
     else:
         numbers += ", one seed"
-    better = "better" if results["metrics"][results["main_metric"]]["higher_is_better"] else "better (fewer)"
     if found["kind"] == AHEAD:
         small = ", a difference below the margin" if found.get("negligible") else ""
-        return f"{name} scores {better} than {other} ({numbers}){small}; confidence: {found['confidence']}."
+        return f"{name} scores better than {other} ({numbers}){small}; confidence: {found['confidence']}."
     if found["kind"] == EQUAL:
         return f"{name} and {other} are equal within {found['margin']:.{digits}g} ({numbers})."
     return f"Between {name} and {other} nothing is shown ({numbers}): neither a difference nor equality within {found['margin']:.{digits}g}."
@@ -160,10 +176,14 @@ def _costs(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, A
     slow = max(arms, key=lambda arm: float(mine[arm]))
     if mine[slow] < 1.05 * mine[fast]:
         return ["One input alone is answered about as fast by all arms."]
-    return [
+    sentence = (
         f"{_label(results, fast)} answers one input in {mine[fast]:.1f} ms (median), {_label(results, slow)} in"
-        f" {mine[slow]:.1f} ms, {mine[slow] / mine[fast]:.1f} times as long."
-    ]
+        f" {mine[slow]:.1f} ms, {mine[slow] / mine[fast]:.1f} times as long"
+    )
+    words = {arm: results["arms"][arm]["speed"]["latency"]["mean_tokens"] for arm in (fast, slow)}
+    if abs(words[fast] - words[slow]) > 0.1 * words[fast]:
+        sentence += f" (answers of {words[fast]:.1f} and {words[slow]:.1f} tokens on average)"
+    return [f"{sentence}."]
 
 
 def _caveats(results: dict[str, Any], test: str) -> list[str]:
@@ -180,6 +200,11 @@ def _caveats(results: dict[str, Any], test: str) -> list[str]:
         f"It holds for this data, this size and this budget ({amount} an arm, {matched}); at another size or with more"
         " training the order may be another one.",
     ]
+    read = [run["training"]["tokens"] for arm in results["arms"].values() for run in arm["seeds"].values()]
+    if budget["minutes"]:
+        found.append(
+            f"Minutes of this machine and of whatever else it did meanwhile: the runs read {min(read):,.0f} to {max(read):,.0f} tokens."
+        )
     if seeds == 1:
         found.append("One seed an arm: how much a score changes from training to training was not measured.")
     elif seeds == 2:

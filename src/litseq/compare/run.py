@@ -19,6 +19,8 @@ from litseq.compare.report import write_report
 from litseq.compare.results import collect
 from litseq.errors import LitseqError, UsageError
 
+_ANSWER = 64
+"""Tokens of a timed answer, where the comparison does not say; a badly trained model never ends one."""
 SPEED, OVERVIEW = "speed.json", "comparison.json"
 _STAGES = {"training": (0.0, 0.85), "exporting": (0.85, 0.03), "generating": (0.88, 0.12)}
 """Where each stage of a run begins and how much of the run it is, roughly."""
@@ -130,7 +132,7 @@ def _time(
     plan = {
         "bundles": {name: str(directory / BUNDLE) for name, directory in finished.items()},
         "prompts": {name: read_json(directory / PROMPTS)[: speed.sentences] for name, directory in finished.items()},
-        "options": comparison.generation,
+        "options": {"max_new_tokens": _ANSWER} | comparison.generation,
         **{name: getattr(speed, name) for name in ("batches", "lengths", "repeats", "threads")},
     }
     work = out / "timing"

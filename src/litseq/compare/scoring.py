@@ -10,6 +10,8 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from litseq.compare.statistics import Floats, Score
 
+LOWER_CASED = "-lc"
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -25,10 +27,15 @@ class Metric:
 
 
 def text_metrics(tokenizers: Sequence[str]) -> list[tuple[Metric, Any]]:
-    """BLEU for every tokenizer, chrF and exact match; each with sacreBLEU's metric, None where it has none."""
+    """BLEU for every tokenizer, chrF and exact match; each with sacreBLEU's metric, None where it has none.
+
+    Args:
+        tokenizers: sacreBLEU's names; with `-lc` behind one, both sides are lower-cased first.
+    """
     found: list[tuple[Metric, Any]] = []
     for tokenizer in tokenizers:
-        bleu = BLEU(tokenize=tokenizer, force=True)
+        plain = tokenizer.removesuffix(LOWER_CASED)
+        bleu = BLEU(tokenize=plain, lowercase=plain != tokenizer, force=True)
         name = "bleu" if tokenizer == tokenizers[0] else f"bleu_{tokenizer}"
         label = "BLEU" if tokenizer == tokenizers[0] else f"BLEU ({tokenizer})"
         found.append((_sacrebleu(name, label, bleu), bleu))

@@ -5,7 +5,6 @@ is measured in a process a bundle (`python -m litseq.compare.speed --memory BUND
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from litseq.compare.files import read_json, write_json
+from litseq.compare.files import peak_bytes, read_json, write_json, write_progress
 from litseq.runtime import Generator
 
 
@@ -46,13 +45,17 @@ def measure(plan: dict[str, Any], progress: Path) -> dict[str, Any]:
                 )
                 if repeat:
                     seconds[name].setdefault(f"{batch}x{length}", []).append(time.perf_counter() - start)
-        write_json(progress / "progress.json", {"stage": "timing", "fraction": 0.7 * repeat / plan["repeats"]})
-    answers = _latencies(arms, plan)
+        write_progress(progress, "timing", 0.7 * (repeat + 1) / (plan["repeats"] + 1))
+    answers = _latencies(arms, plan, progress)
+    memory = {}
+    for number, name in enumerate(arms, 1):
+        memory[name] = _memory(plan, name)
+        write_progress(progress, "timing", 0.9 + 0.1 * number / len(arms))
     return {
         name: {
             "grid": [_cell(key, values) for key, values in seconds[name].items()],
             "latency": answers[name],
-            "memory": _memory(plan, name),
+            "memory": memory[name],
         }
         for name in arms
     }
@@ -69,11 +72,13 @@ def _cell(key: str, values: list[float]) -> dict[str, float]:
     }
 
 
-def _latencies(arms: dict[str, Generator], plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _latencies(arms: dict[str, Generator], plan: dict[str, Any], progress: Path) -> dict[str, dict[str, Any]]:
     """One input at a time, to its own end, the arms in turn."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     tokens: dict[str, list[int]] = {name: [] for name in arms}
-    for i in range(len(next(iter(plan["prompts"].values())))):
+    count = len(next(iter(plan["prompts"].values())))
+    for i in range(count):
+        write_progress(progress, "timing", 0.7 + 0.2 * i / count)
         for name, generator in arms.items():
             start = time.perf_counter()
             (completion,) = generator.generate([plan["prompts"][name][i]], **plan["options"])
@@ -100,18 +105,13 @@ def _memory(plan: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 def _print_memory(bundle: str) -> None:
     prompts = json.load(sys.stdin)
-    before = _peak_bytes()
+    before = peak_bytes()
     generator = Generator.from_bundle(bundle, threads=1)
-    loaded = _peak_bytes()
+    loaded = peak_bytes()
     generator.generate(prompts, batch_size=len(prompts), max_new_tokens=32, prompt_lookup=False)
     print(
-        json.dumps({"python_bytes": before, "loaded_bytes": loaded, "peak_bytes": _peak_bytes(), "batch": len(prompts)})
+        json.dumps({"python_bytes": before, "loaded_bytes": loaded, "peak_bytes": peak_bytes(), "batch": len(prompts)})
     )
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cycle(prompts: list[list[int]], count: int) -> list[list[int]]:

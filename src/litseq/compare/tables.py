@@ -98,7 +98,14 @@ def by_length(results: dict[str, Any]) -> Table:
         ]
         for bucket in found["by_length"]
     ]
-    return Table(f"By words of the input, or by turn ({test})", ["", *_labels(arms)], rows)
+    return Table(f"By {bucketed_by(results)} ({test})", ["", *_labels(arms)], rows)
+
+
+def bucketed_by(results: dict[str, Any]) -> str:
+    """What the parts of the first test set differ in."""
+    buckets = next(iter(results["tests"].values()))["by_length"]
+    turns = bool(buckets) and buckets[0]["words"].startswith("turn ")
+    return "turn of the conversation" if turns else "words of the input"
 
 
 def cost(results: dict[str, Any]) -> Table:

@@ -3,7 +3,6 @@
 It leaves `result.json`, or `failed.json` with one line that says why.
 """
 
-import resource
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from litseq.compare.files import (
     PLAN,
     PROMPTS,
     RESULT,
+    peak_bytes,
     read_json,
     write_json,
     write_progress,
@@ -41,7 +41,7 @@ def work(directory: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             training = train(plan, directory)
-        training["peak_bytes"] = _peak_bytes()
+        training["peak_bytes"] = peak_bytes()
         write_json(directory / _TRAINING, training)
     export = _export(directory, Path(training["checkpoint"]))
     answers = _answer(plan, directory)
@@ -139,11 +139,6 @@ def _likelihood(generator: Any, items: Any, room: int) -> tuple[list[float], lis
     for i, score in zip(fits, scores, strict=True):
         nats[i], tokens[i] = -score.score, len(items.targets[i])
     return nats, tokens
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(directory: Path) -> int:
