@@ -76,3 +76,12 @@ def test_buckets_hold_every_item_once():
     inside = [i for _, indices in length_buckets(texts) for i in indices]
     assert sorted(inside) == list(range(len(texts)))
     assert length_buckets(["one two"] * 5) == [("2", [0, 1, 2, 3, 4])]
+
+
+def test_lower_cased_bleu_is_sacrebleus():
+    outputs, references = ["A Dog runs by ."], ["a dog Runs by ."]
+    (plain, plain_scorer), (lower, lower_scorer) = text_metrics(["13a", "13a-lc"])[:2]
+    assert (plain.label, lower.label, lower.name) == ("BLEU", "BLEU (13a-lc)", "bleu_13a-lc")
+    assert "case:lc" in lower.signature
+    assert plain.score(text_rows(plain, plain_scorer, outputs, references).sum(axis=0)) < 50
+    assert lower.score(text_rows(lower, lower_scorer, outputs, references).sum(axis=0)) == pytest.approx(100)

@@ -65,22 +65,29 @@ def _verdict(results: dict[str, Any]) -> str:
 
 
 def _section(title: str, plots: str, *tables: Table) -> str:
-    return f"<h2>{escape(title)}</h2>{plots}{''.join(_table(table) for table in tables if table.rows)}"
+    shown = "".join(_table(table, named=table.title != title) for table in tables if table.rows)
+    return f"<h2>{escape(title)}</h2>{plots}{shown}"
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, named: bool) -> str:
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in table.head)
     rows = "".join(
         "<tr>"
         + "".join(
-            f"<{'th scope=row' if not i else 'td'}>{escape(cell)}</{'th' if not i else 'td'}>"
-            for i, cell in enumerate(row)
+            f"<th scope=row>{escape(cell)}</th>" if not i else f"<td>{_cell(cell)}</td>" for i, cell in enumerate(row)
         )
         + "</tr>"
         for row in table.rows
     )
     note = f"<p class=soft>{escape(table.note)}</p>" if table.note else ""
-    return f"<h3>{escape(table.title)}</h3><div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
+    title = f"<h3>{escape(table.title)}</h3>" if named else ""
+    return f"{title}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
+
+
+def _cell(text: str) -> str:
+    """A number on a line of its own, what belongs to it smaller below: else six arms are wider than any screen."""
+    main, mark, rest = text.partition(" [") if " [" in text else text.partition(", p50")
+    return f"{escape(main)}<small>{escape(mark.lstrip(' ,') + rest)}</small>" if mark else escape(text)
 
 
 def _figure(chart: str, caption: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, namespace_to_dict
+from jsonargparse import ArgumentError, ArgumentParser
 
 from litseq.compare.building import parser_message
 from litseq.compare.config import Arm, Budget, Comparison, Data, Speed
@@ -64,7 +64,7 @@ def build(values: dict[str, Any]) -> Comparison:
         parsed = parser.parse_object({name: value for name, value in values.items() if name not in _BY_HAND})
     except (ArgumentError, TypeError, ValueError) as error:
         raise UsageError(parser_message(error)) from error
-    rest = namespace_to_dict(parsed)
+    rest = parsed.as_dict()
     return Comparison(
         arms={str(name): _part(Arm, arm, f"arm {name}") for name, arm in values["arms"].items()},
         data=_part(Data, values["data"], "data"),

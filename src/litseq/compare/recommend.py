@@ -59,7 +59,7 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
         **headline,
         "leader": leader,
         "verdicts": verdicts,
-        "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts]
+        "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts if not untrained]
         + _costs(results, leader, verdicts),
         "caveats": caveats,
     }

@@ -1,0 +1,38 @@
+"""What is refused before anything is trained, each in one line that names the place."""
+
+import pytest
+
+from compare.small import small, write_pairs
+from litseq.compare.config import Arm, Budget
+from litseq.compare.run import run_comparison
+from litseq.errors import DataError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"tests": {"test": "nowhere.tsv"}}, DataError, r"nowhere\.tsv: cannot be read"),
+        ({"generation": {"num_beam": 3}}, UsageError, "did you mean num_beams"),
+        ({"trainer": {"acelerator": "cpu"}}, UsageError, "no argument acelerator"),
+        ({"trainer": {"max_steps": 3}}, UsageError, "max_steps is decided by the comparison"),
+        ({"bleu_tokenizers": ["13b"]}, UsageError, "bleu_tokenizers has '13b'"),
+        ({"budget": Budget()}, UsageError, "budget has tokens and minutes, or neither"),
+        ({"seeds": [1, 1]}, UsageError, "none twice"),
+        ({"arms": {"a": Arm("litseq.models.Nothing")}}, UsageError, "arm a: .*Nothing"),
+        ({"arms": {"a": Arm("litseq.models.DecoderOnly", {"num_layer": 3})}}, UsageError, "arm a: .*num_layer"),
+        ({"arms": {"a": Arm("litseq.models.DecoderOnly", {}, {"histery": 3})}}, UsageError, "arm a: .*histery"),
+    ],
+)
+def test_refused_at_once(tmp_path, changes, error, message):
+    write_pairs(tmp_path)
+    with pytest.raises(error, match=message) as found:
+        run_comparison(small(tmp_path, **changes))
+    assert "\n" not in str(found.value)
+    assert not list(tmp_path.glob("out/runs/*/*/log.txt"))
+
+
+def test_an_empty_test_set_is_refused(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "test.tsv").write_text("")
+    with pytest.raises(DataError, match=r"test\.tsv"):
+        run_comparison(small(tmp_path))
