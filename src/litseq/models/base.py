@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from litseq.models.loss import LossSum, token_cross_entropy
+from litseq.models.memory import keep_freed_memory
 from litseq.models.metrics import StageMetrics, TokenMean, text_bytes
 from litseq.models.optim import (
     ScheduleName,
@@ -141,6 +142,8 @@ class SequenceModule(LightningModule, ABC):
         self._window.clear()
         self._open_window = None
         if stage == "fit":
+            if self.trainer.strategy.root_device.type == "cpu":
+                keep_freed_memory()
             # A resumed run takes the seed of its checkpoint instead, behind this hook.
             self.record.seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         datamodule = getattr(self.trainer, "datamodule", None)
