@@ -23,12 +23,13 @@ WINDOW = 512
 VARIANTS: dict[str, dict[str, object]] = {
     "int8-large": {"to": "int8", "batch": "large"},
     "int8-small": {"to": "int8", "batch": "small"},
-    "int4": {"to": "int4"},
-    "int4-calibrated": {"to": "int4", "calibration": True},
-    "int4-block128": {"to": "int4", "block": 128},
-    "int4-head4": {"to": "int4", "head_bits": 4},
-    "int4-nearest": {"to": "int4", "compensate": False},
-    "int4-plain": {"to": "int4", "compensate": False},
+    "int4": {"to": "int4", "calibration": True},
+    "int4-own-texts": {"to": "int4"},
+    "int4-all": {"to": "int4", "calibration": True, "max_kl": math.inf},
+    "int4-block128": {"to": "int4", "block": 128, "max_kl": math.inf},
+    "int4-head4": {"to": "int4", "head_bits": 4, "max_kl": math.inf},
+    "int4-nearest": {"to": "int4", "compensate": False, "max_kl": math.inf},
+    "int4-plain": {"to": "int4", "compensate": False, "max_kl": math.inf},
 }
 
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "litseq-quality")
+    parser.add_argument("--save-windows", type=Path, help="write the token ids, for quality_gguf.py")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,10 @@ def main() -> None:
         )
         generator = Generator.from_bundle(directory, threads=args.threads, verify=False)
         size = sum((directory / file).stat().st_size for file in generator.manifest.files if "token" not in file)
+        if name == "fp32" and args.save_windows is not None:
+            args.save_windows.write_text(
+                json.dumps({path.name: windows(generator, path, args.windows) for path in args.texts})
+            )
         results[name] = {"megabytes": round(size / 1e6, 1)}
         for path in args.texts:
             found = losses(generator, windows(generator, path, args.windows))

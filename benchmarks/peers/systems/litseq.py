@@ -1,6 +1,7 @@
 """litseq: `Generator` over a bundle, without an end token, without reuse and without speculation unless a case asks."""
 
 import inspect
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,5 +75,5 @@ def convert(directory: Path, precision: str) -> None:
     for batch in ("large", "small") if precision == "int8" else ("",):
         target = directory / f"litseq-{precision}{f'-{batch}' if batch else ''}"
         # Random weights have no quality that compensation could keep.
-        options = QuantizeOptions(to=precision, batch=batch or None, compensate=False)
+        options = QuantizeOptions(to=precision, batch=batch or None, compensate=False, max_kl=math.inf)
         quantize_bundle(directory / "litseq-fp32", target, options, force=True)

@@ -88,6 +88,8 @@ def _quantization_lines(facts: dict[str, Any]) -> Iterator[str]:
             f"{report['greedy_agreement']:.2%} of {report['positions']} positions, measured with onnxruntime "
             f"{report['machine']['onnxruntime']} on {report['machine']['cpu']} ({' '.join(report['machine']['features'])})"
         )
+        if report.get("kept_at_8_bits"):
+            yield f"- {report['kept_at_8_bits']:.0%} of the weights in the layers are kept at 8 bits, which 4 bits hurt most"
         for name, values in report["metrics"].items():
             yield f"- {name}: {values['fp32']:.4g} in fp32, {values['quantised']:.4g} quantised"
     except (AttributeError, KeyError, TypeError, ValueError):  # another writer's own words, or none

@@ -58,9 +58,11 @@ def run(args: argparse.Namespace) -> int:
     if args.tolerance <= 0:
         msg = f"--tolerance {args.tolerance}: expected a number above 0"
         raise UsageError(msg)
-    given = [name for name in ("batch", "block", "calibration", "validation") if getattr(args, name) is not None]
+    given = [
+        name for name in ("batch", "block", "max_kl", "calibration", "validation") if getattr(args, name) is not None
+    ]
     if given and args.quantize is None:
-        msg = f"--{given[0]} has no meaning without --quantize; add --quantize int8 or int4"
+        msg = f"--{given[0].replace('_', '-')} has no meaning without --quantize; add --quantize int8 or int4"
         raise UsageError(msg)
     require_extra("train", "litseq export")
     # Where `litseq fit` found `class_path: my_module.MyModel`, the checkpoint's class is found again.
@@ -69,14 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
     from litseq.export import export_bundle
     from litseq.models import load_module
-    from litseq.quantize import QuantizeOptions
 
     options = None
     if args.quantize is not None:
-        options = QuantizeOptions(
-            args.quantize, args.batch, args.block, calibration=args.calibration, validation=args.validation,
-            threads=args.threads,
-        )  # fmt: skip
+        options = quantize.options_of(args, args.quantize)
     module = load_module(checkpoint, weights=_WEIGHTS[args.weights])
     tokenizer = module.record.load_tokenizer()
     if tokenizer is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from litseq._extras import require_extra
+from litseq.errors import UsageError
 
 if TYPE_CHECKING:
-    from litseq.quantize import QuantizationReport
+    from litseq.quantize import QuantizationReport, QuantizeOptions
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +38,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--block", type=int, metavar="N", help="inputs that share a scale where batch is small")
     parser.add_argument(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="int4: keep at 8 bits what 4 bits hurt most, until KL(fp32 || quantised) is at most this "
+        "(default: 0.008, under one percent of perplexity; inf: all at 4 bits)",
+    )
+    parser.add_argument(
         "--calibration",
         type=Path,
         metavar="FILE",
@@ -52,21 +60,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
 
 
+def options_of(args: argparse.Namespace, to: Literal["int8", "int4"]) -> QuantizeOptions:
+    """What `add_options` was given."""
+    from litseq.quantize import QuantizeOptions
+
+    if args.max_kl is not None and to != "int4":
+        raise UsageError("--max-kl has no meaning for int8, which has 8 bits everywhere; leave it out")
+    limit = {} if args.max_kl is None else {"max_kl": args.max_kl}
+    return QuantizeOptions(
+        to, args.batch, args.block, calibration=args.calibration, validation=args.validation, threads=args.threads,
+        **limit,
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     """Check, quantise, measure, and print what was measured."""
     require_extra("quantize", "litseq quantize")
     from rich.console import Console
 
-    from litseq.quantize import QuantizeOptions, quantize_bundle
+    from litseq.quantize import quantize_bundle
 
-    options = QuantizeOptions(
-        to=args.to,
-        batch=args.batch,
-        block=args.block,
-        calibration=args.calibration,
-        validation=args.validation,
-        threads=args.threads,
-    )
+    options = options_of(args, args.to)
     console = Console(stderr=True)
     with console.status("reading the bundle") as status:
         report = quantize_bundle(args.bundle, args.out, options, force=args.force, say=status.update)
@@ -91,6 +105,8 @@ def show(out: Path, report: QuantizationReport) -> None:
         "same greedy token": f"{report.greedy_agreement:.2%}",
         "texts that a batch changes": report.rows_changed_by_batch,
     }
+    if report.kept_at_8_bits:
+        rows["kept at 8 bits"] = f"{report.kept_at_8_bits:.0%} of the weights in the layers, which 4 bits hurt most"
     for name, values in report.metrics.items():
         rows[name] = f"{values['fp32']:.4g} in fp32, {values['quantised']:.4g} quantised"
     named = " ".join(map(str, features)) if isinstance(features, list) else ""

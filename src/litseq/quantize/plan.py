@@ -36,6 +36,12 @@ class Weight:
         assert self.value.const_value is not None
         return int(self.value.const_value.shape.numpy()[1 if self.stored_as_rows else 0])
 
+    @property
+    def size(self) -> int:
+        """N K."""
+        assert self.value.const_value is not None
+        return int(self.value.const_value.size)
+
     def gives(self, output: str) -> bool:
         """Whether one of its products is the output of this name, such as the logits."""
         return any(

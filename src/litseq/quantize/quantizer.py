@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from litseq.quantize.apply import apply
 from litseq.quantize.blocks_form import BlockWeight, block_size
 from litseq.quantize.compensation import compensate, inverse_factor
 from litseq.quantize.hessians import hessians
+from litseq.quantize.mixing import raised, relative_error, smallest_share
 from litseq.quantize.options import QuantizeOptions
 from litseq.quantize.plan import Weight, find_weights
 from litseq.quantize.report import QuantizationReport
@@ -96,7 +98,8 @@ def quantize_files(
     sampler = Sampler(manifest, before)
     calibration, calibrated_on = _calibration(sampler, options, say)
     say(f"rounding {len(weights)} matrices")
-    done = _quantise(source, models, weights, options, calibration, threads, target)
+    done, errors = _quantise(source, models, weights, options, calibration, threads, target)
+    kept = _keep_at_8_bits(source, weights, done, errors, sampler, options, threads, target, say)
     apply(models, weights, done)
     save_graphs(models, target)
 
@@ -104,6 +107,7 @@ def quantize_files(
     files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in target.iterdir() if file.is_file()}
     new = replace(manifest, files=files)
     report = _measure(source, Bundle(target, new), before, sampler, options, threads)
+    report.kept_at_8_bits = kept
     facts: dict[str, object] = {
         "scheme": options.to,
         "form": options.form,
@@ -163,12 +167,13 @@ def _quantise(
     calibration: Sequence[Row],
     threads: int,
     scratch: Path,
-) -> dict[str, RowWeight | BlockWeight]:
-    """Every weight by its name."""
+) -> tuple[dict[str, RowWeight | BlockWeight], dict[str, float]]:
+    """Every weight by its name, and the relative error of the products of those with 4 bits."""
     if options.form == "rows":
-        return {weight.name: round_rows(weight.name, weight.matrix()) for weight in weights}
+        return {weight.name: round_rows(weight.name, weight.matrix()) for weight in weights}, {}
     logits = source.manifest.decoder.outputs["logits"]
     done: dict[str, RowWeight | BlockWeight] = {}
+    errors: dict[str, float] = {}
     bits = {
         weight.name: _head_bits(options) if weight.tables or weight.gives(logits) else options.bits
         for weight in weights
@@ -179,12 +184,77 @@ def _quantise(
         for hessian, readers in hessians(source.path, source.manifest, models, some, calibration, threads, scratch):
             factor = inverse_factor(hessian)
             for weight in readers:
-                name = weight.name
-                done[name] = compensate(name, weight.matrix(), factor, bits[name], block[name])
+                name, matrix = weight.name, weight.matrix()
+                done[name] = rounded = compensate(name, matrix, factor, bits[name], block[name])
+                errors[name] = relative_error(matrix, rounded, hessian)
     for weight in weights:
-        if weight.name not in done:
-            done[weight.name] = round_to_nearest(weight.name, weight.matrix(), bits[weight.name], block[weight.name])
-    return done
+        name = weight.name
+        if name not in done:
+            matrix = weight.matrix()
+            done[name] = rounded = round_to_nearest(name, matrix, bits[name], block[name])
+            if weight.linears and bits[name] == 4:
+                errors[name] = relative_error(matrix, rounded)
+    return done, errors
+
+
+def _keep_at_8_bits(
+    source: Bundle,
+    weights: Sequence[Weight],
+    done: dict[str, RowWeight | BlockWeight],
+    errors: dict[str, float],
+    sampler: Sampler,
+    options: QuantizeOptions,
+    threads: int,
+    scratch: Path,
+    say: Say,
+) -> float:
+    """Put as many matrices as `max_kl` asks for at 8 bits into `done`; their share of the weights in the layers."""
+    if math.isinf(options.max_kl) or not errors:
+        return 0.0
+    by_name = {weight.name: weight for weight in weights}
+    sizes = {name: by_name[name].size for name in errors}
+    sampler.seed += 1  # others than those it was calibrated on
+    rows = _fewer(_trial_rows(sampler, options), MEASURED_TOKENS // 2)
+    before = Runner(source.path, source.manifest, threads)
+
+    def with_share(share: float) -> dict[str, RowWeight | BlockWeight]:
+        chosen = raised(errors, sizes, share)
+        return done | {name: _at_8_bits(by_name[name], options) for name in chosen}
+
+    def kl_of(share: float) -> float:
+        with tempfile.TemporaryDirectory(dir=scratch) as directory:
+            models = {file: _load(source.file(file)) for file in graph_files(source.manifest)}
+            apply(models, find_weights(models), with_share(share))
+            save_graphs(models, Path(directory))
+            files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in Path(directory).iterdir()}
+            after = Runner(Path(directory), replace(source.manifest, files=files), threads)
+            kl = reports.compare(before, after, rows)[0]
+        say(f"{share:.0%} of the weights at 8 bits: KL {kl:.2g}")
+        return kl
+
+    share = smallest_share(kl_of, options.max_kl)
+    done.update(with_share(share))
+    return sum(sizes[name] for name in raised(errors, sizes, share)) / sum(sizes.values())
+
+
+def _at_8_bits(weight: Weight, options: QuantizeOptions) -> BlockWeight:
+    return round_to_nearest(weight.name, weight.matrix(), 8, block_size(weight.width, options.block_of(8)))
+
+
+def _trial_rows(sampler: Sampler, options: QuantizeOptions) -> list[Row]:
+    if options.calibration is None:
+        return sampler.own_rows(16, 96)
+    return sampler.rows(read_texts(options.calibration, pairs=sampler.manifest.encoder is not None), MEASURED_TOKENS)
+
+
+def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
+    """The first rows, until they have so many tokens."""
+    fewer: list[Row] = []
+    for row in rows:
+        fewer.append(row)
+        if sum(len(row.tokens) for row in fewer) >= tokens:
+            break
+    return fewer
 
 
 def _measure(
@@ -199,12 +269,7 @@ def _measure(
     else:
         sampler.seed += 1  # others than those it was calibrated on
         rows, name = sampler.own_rows(16, 96), "texts that the model wrote"
-    fewer, total = [], 0
-    for row in rows:
-        fewer.append(row)
-        total += len(row.tokens)
-        if total >= MEASURED_TOKENS:
-            break
+    fewer = _fewer(rows, MEASURED_TOKENS)
     after = Generator(new, threads=threads, spinning=False)
     runners = [Runner(bundle.path, bundle.manifest, threads) for bundle in (source, new)]
     kl, agreement, positions = reports.compare(runners[0], runners[1], fewer)

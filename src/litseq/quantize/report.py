@@ -43,6 +43,8 @@ class QuantizationReport:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """With validation texts: perplexity, BLEU and chrF as {"fp32": ..., "quantised": ...}."""
     machine: dict[str, object] = field(default_factory=dict)
+    kept_at_8_bits: float = 0.0
+    """Of an int4 bundle: the share of the weights in the layers that 4 bits would have hurt too much."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain types, for the manifest."""
