@@ -2,11 +2,11 @@
 
     python benchmarks/experiments/recall.py OUT [--train 20000] [--val 500] [--test 600] [--distance 6] [--seed 0]
 
-writes `train.jsonl`, `val.jsonl` and `test.jsonl`. The user tells up to three things, talks of something else, and asks
+writes `train.jsonl`, `val.jsonl` and `test.jsonl`. The user tells three things, talks of something else, and asks
 for each of them once, 1 to `--distance` exchanges after it was told; the assistant never repeats a thing before that:
 
-    user: My name is Ada Byron.         assistant: Nice to meet you.
-    user: I saw a green kite in Rome.   assistant: I see.
+    user: My name is Ada Byron.         assistant: OK.
+    user: I saw a green kite in Rome.   assistant: OK.
     user: What is my name?              assistant: You are Ada Byron.
 
 A value is made of parts (first and last name; three digits; two dishes with their counts). Every part occurs in training,
@@ -29,83 +29,43 @@ FIRST = [
     "Alan",
     "Anna",
     "Ben",
-    "Carl",
     "Clara",
     "David",
-    "Edith",
     "Emma",
-    "Eric",
     "Felix",
-    "Fiona",
-    "George",
     "Grace",
-    "Hanna",
     "Hugo",
-    "Ida",
     "Iris",
-    "Jack",
-    "Jane",
     "John",
-    "Julia",
-    "Karl",
     "Kate",
-    "Lena",
     "Leo",
-    "Lily",
-    "Lucas",
     "Mary",
-    "Max",
     "Nina",
-    "Noah",
-    "Olga",
     "Oscar",
     "Paul",
     "Rosa",
-    "Simon",
-    "Sofia",
     "Tom",
-    "Vera",
 ]
 LAST = [
     "Baker",
-    "Becker",
     "Byron",
     "Carter",
-    "Clark",
     "Cook",
-    "Cooper",
     "Curie",
     "Darwin",
-    "Dixon",
     "Euler",
     "Fisher",
-    "Ford",
-    "Foster",
     "Gauss",
-    "Gray",
-    "Green",
-    "Hall",
     "Hill",
-    "Hunt",
     "Jones",
-    "King",
     "Klein",
-    "Lee",
     "Lopez",
-    "Mason",
-    "Miller",
     "Moore",
-    "Nash",
     "Noble",
-    "Novak",
-    "Parker",
     "Price",
-    "Reed",
     "Rossi",
     "Smith",
-    "Stone",
     "Turing",
-    "Weber",
     "Wood",
 ]
 COUNTS = ["two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -125,9 +85,9 @@ ASKED = {
     "number": ("What is my number?", "Which number was it?", "Do you know the code?"),
     "order": ("What did I order?", "What was my order?", "What will you bring me?"),
 }
-THANKS = {"name": "Nice to meet you.", "number": "I wrote it down.", "order": "It will be ready soon."}
+THANKS = "OK."
 ANSWER = {"name": "You are {}.", "number": "It is {}.", "order": "You ordered {}."}
-SMALL_TALK = ("I saw a {} in {}.", "There is a {} in {}.", "They sell a {} in {}.")
+SMALL_TALK = ("I saw a {} in {}.", "There is a {} in {}.")
 
 
 def part_of(value: str) -> str:
@@ -167,7 +127,7 @@ def arrange(rng: random.Random, kinds: list[str], farthest: int) -> tuple[dict[i
 
 def conversation(rng: random.Random, part: str, farthest: int) -> dict[str, list]:
     """One line."""
-    kinds = rng.sample(list(TOLD), rng.choice((2, 3, 3)))
+    kinds = rng.sample(list(TOLD), 3)
     told, asked = arrange(rng, kinds, farthest)
     drawn = {kind: draw(make, part) for kind, make in values(rng).items()}
     turns, about = [], []
@@ -175,7 +135,7 @@ def conversation(rng: random.Random, part: str, farthest: int) -> dict[str, list
         found = None
         if i in told:
             kind = told[i]
-            exchange = [rng.choice(TOLD[kind]).format(drawn[kind]), THANKS[kind]]
+            exchange = [rng.choice(TOLD[kind]).format(drawn[kind]), THANKS]
         elif i in asked:
             kind, distance = asked[i]
             exchange = [rng.choice(ASKED[kind]), ANSWER[kind].format(drawn[kind])]
@@ -183,7 +143,7 @@ def conversation(rng: random.Random, part: str, farthest: int) -> dict[str, list
         else:
             thing = draw(lambda: f"{rng.choice(COLOURS)} {rng.choice(THINGS)} {rng.choice(PLACES)}", part)
             seen, _, place = thing.rpartition(" ")
-            exchange = [rng.choice(SMALL_TALK).format(seen, place), "I see."]
+            exchange = [rng.choice(SMALL_TALK).format(seen, place), THANKS]
         turns += exchange
         about.append(found)
     return {"turns": turns, "about": about}
