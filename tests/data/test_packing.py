@@ -58,3 +58,15 @@ def test_lay_cuts_at_the_ends_of_sequences_and_of_blocks():
     assert bounds.tolist() == [0, 2, 3, 4]
     starts, lengths, bounds = lay(np.array([0, 4, 10]), 5)
     assert (starts.tolist(), lengths.tolist(), bounds.tolist()) == ([0, 4, 5], [4, 1, 5], [0, 2, 3])
+
+
+@pytest.mark.parametrize(("size", "low", "high"), [(100, 10, 45), (512, 160, 500), (1024, 150, 520)])
+def test_few_pieces_a_block_fill_it_too(size, low, high):
+    generator = np.random.default_rng(size)
+    lengths = np.clip(generator.normal((low + high) / 2, (high - low) / 5, 4000).astype(int), low, high)
+    blocks = blocks_of(lengths.tolist(), size)
+    assert sorted(piece for block in blocks for piece in block) == list(range(4000))
+    assert max(sum(lengths[block]) for block in blocks) <= size
+    # Of pieces over half a block each needs its own.
+    least = max(-(-lengths.sum() // size), (lengths > size / 2).sum())
+    assert len(blocks) <= 1.01 * least

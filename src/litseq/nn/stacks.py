@@ -142,7 +142,7 @@ class TransformerDecoder(_Stack):
         Args:
             input_ids: int64 [B, T], right padded.
             attention_mask: not needed, since padding on the right is never seen; taken so that a batch can be passed.
-            segment_ids: packed documents, int64 [B, T].
+            segment_ids: packed documents, int64 [B, T], none of them longer than `max_seq_len`.
             prefix_lengths: tokens at the beginning that all see each other, int64 [B].
             memory: what the encoder gave, [B, S, D].
             memory_mask: True where the memory is real, bool [B, S].
@@ -151,9 +151,10 @@ class TransformerDecoder(_Stack):
             Hidden states [B, T, D], for `logits`.
 
         Raises:
-            ValueError: a row is longer than `max_seq_len`.
+            ValueError: a row that is not packed is longer than `max_seq_len`.
         """
-        self._check_length(input_ids)
+        if segment_ids is None:  # else positions begin anew, and documents are not measured in every step
+            self._check_length(input_ids)
         scope = Scope.causal(input_ids, self.positions, segment_ids, prefix_lengths)
         memory_scope = Scope.memory(None if memory_mask is None else memory_mask.bool())
         assert scope.positions is not None
