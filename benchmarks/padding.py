@@ -8,8 +8,10 @@ Counts positions, so it needs no quiet machine: it is the same everywhere.
 import argparse
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from litseq.data import PairDataModule, SequenceDataModule, TextDataModule
+from litseq.data import ConversationDataModule, PairDataModule, SequenceDataModule, TextDataModule
 from litseq.data.samplers import padding_share
 
 warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -60,6 +62,22 @@ def main() -> None:
         blocks.setup("fit")
         dataset = blocks.train_dataloader().dataset
         print(f"| stories | {block} | {dataset.tokens / int(dataset.lengths.sum()):.2%} |", flush=True)
+    print("\n| corpus | longest conversation | row | positions used |\n|---|---:|---:|---:|")
+    file = str(args.data / "sgd.train.jsonl.gz")
+    tokenizer = ConversationDataModule(train=file, vocab_size=args.vocab_size).tokenizer
+    for longest, row in ((512, 512), (512, 1024), (1024, 1024)):
+        talks = ConversationDataModule(train=file, packing=True, packed_length=row, max_tokens=4096)
+        talks._tokenizer = tokenizer
+        talks.trainer = model_of(longest)
+        talks.setup("fit")
+        dataset = talks.train_dataloader().dataset
+        print(f"| SGD | {longest} | {row} | {dataset.tokens / int(dataset.lengths.sum()):.2%} |", flush=True)
+
+
+def model_of(max_seq_len: int) -> Any:
+    """What the data module reads of a trainer and its model."""
+    module = SimpleNamespace(architecture="decoder-only", hparams=SimpleNamespace(max_seq_len=max_seq_len))
+    return SimpleNamespace(lightning_module=module, world_size=1, global_rank=0)
 
 
 if __name__ == "__main__":

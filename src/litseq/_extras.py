@@ -7,6 +7,7 @@ from litseq.errors import UsageError
 # What the commands of an extra import; any one of them may be the one that is missing.
 _WITNESSES = {
     "train": ("torch", "lightning", "onnx", "onnxscript", "jsonargparse", "torchmetrics"),
+    "datasets": ("datasets",),
     "quantize": ("onnx_ir", "onnx", "ml_dtypes"),
 }
 

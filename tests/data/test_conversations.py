@@ -110,6 +110,25 @@ def test_packed_rows_hold_the_same_tokens_and_labels(files):
     assert len(packed._datasets["train"]) < 60
 
 
+def test_longer_rows_hold_whole_conversations_and_wrong_lengths_are_refused(files):
+    used = {}
+    for length in (None, 300):
+        data = module(files, packing=True, packed_length=length)
+        data.trainer = trainer("decoder-only", max_seq_len=100)
+        data.setup("fit")
+        batches = list(data.train_dataloader())
+        assert {batch["input_ids"].shape[1] for batch in batches} == {length or 100}
+        used[length] = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    assert used[None] == used[300]
+    for length in (99, 401):
+        data = module(files, packing=True, packed_length=length)
+        data.trainer = trainer("decoder-only", max_seq_len=100)
+        with pytest.raises(UsageError, match=f"packed_length={length}, expected at least the 100 .* max_tokens=400"):
+            data.setup("fit")
+    with pytest.raises(ValueError, match="packed_length=300 is without effect"):
+        module(files, packed_length=300)
+
+
 @pytest.mark.parametrize("history", [0, 1, 2, "all"])
 def test_an_encoder_decoder_learns_an_answer_at_a_time(files, history):
     data = module(files, train=str(files / "system.jsonl"), architecture="encoder-decoder", history=history)

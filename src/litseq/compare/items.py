@@ -5,7 +5,6 @@ from typing import Any
 
 from litseq.data import ConversationDataModule, SequenceDataModule
 from litseq.data.dialogues import Dialogue
-from litseq.data.lines import BadLines
 from litseq.errors import DataError
 from litseq.text.messages import ASSISTANT
 
@@ -37,9 +36,7 @@ def read_items(data: SequenceDataModule, paths: Any, max_length: int) -> Items:
         paths: The files.
         max_length: The tokens that the shortest model of the comparison takes; documents are cut to them.
     """
-    bad = BadLines(data.hparams["on_bad_line"])
-    columns = data.read(paths, bad)
-    bad.finish()
+    columns = data.read_all(paths)
     if not columns[0]:
         raise DataError(f"{paths}: no example in it, expected at least one to test on")
     if isinstance(data, ConversationDataModule):

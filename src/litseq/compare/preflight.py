@@ -7,7 +7,6 @@ from lightning.pytorch import Trainer
 
 from litseq.compare.building import build_data
 from litseq.compare.config import Comparison
-from litseq.data.lines import BadLines
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
 
@@ -35,8 +34,6 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
     for name, paths in (("val", args.get("val")), *tests.items()):
         if paths is None:
             continue
-        bad = BadLines(data.hparams["on_bad_line"])
-        columns = data.read(paths, bad)
-        bad.finish()
+        columns = data.read_all(paths)
         if not columns[0]:
             raise DataError(f"{name}: no example in {paths}, expected at least one")

@@ -15,11 +15,14 @@ from torch.utils.data import DataLoader
 
 from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
 from litseq.data.datasets import PromptDataset, SequenceDataset
+from litseq.data.hub import dataset_source
 from litseq.data.lines import BadLines, check_file, file_facts
 from litseq.data.loader import ResumableLoader
 from litseq.data.ragged import Ragged
 from litseq.data.samplers import EpochPosition, EpochSampler, TokenBatchSampler
-from litseq.data.sources import Columns, Paths, flat_paths, plain_paths
+from litseq.data.sources import Columns, Paths, Records, Source, flat_paths, plain_paths
+from litseq.data.streams import StreamPosition, begun_batches, of_all_ranks
+from litseq.data.windows import model_facts, stream_loader, without_trainer
 from litseq.errors import DataError, UsageError
 from litseq.text import PromptFormat, Tokenizer
 
@@ -43,7 +46,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         train: Paths,
         val: Paths,
         test: Paths,
-        predict: str | list[str] | None,
+        predict: Paths,
         val_fraction: float,
         vocab_size: int,
         tokenizer: str | None,
@@ -75,18 +78,26 @@ class SequenceDataModule(LightningDataModule, ABC):
         self._datasets: dict[str, SequenceDataset] = {}
         self._dataset_keys: dict[str, tuple[str, int | None]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
-        self._position = EpochPosition()
+        self._position, self._stream_position = EpochPosition(), StreamPosition()
+        self._seen_model: Any = None
+        found = {split: dataset_source(self.hparams[split], split) for split in _SPLIT_NAMES}
+        self._sources = {split: source for split, source in found.items() if source is not None}
+        if self._streams("predict") or (self._streams("train") and self._cuts_validation):
+            what = "predict" if self._streams("predict") else "val_fraction"
+            raise UsageError(
+                f"{what}= does not go with streaming=True, which knows no end; read a dataset whole for it"
+            )
         BadLines(on_bad_line)  # refuses an unknown policy now and not behind an hour of reading
 
     # What a subclass gives.
 
     @abstractmethod
-    def read(self, paths: Paths, bad: BadLines) -> Columns:
-        """Read files into columns of text, all of the same length: sources and targets, or documents."""
+    def read(self, given: Source, bad: BadLines) -> Columns:
+        """Read files, or rows of a dataset, into columns of text of one length: sources and targets, or documents."""
 
     @abstractmethod
-    def read_prompts(self, paths: Paths, bad: BadLines) -> list[Any]:
-        """Read the files of `predict` into the texts to generate from."""
+    def read_prompts(self, given: Source, bad: BadLines) -> list[Any]:
+        """Read what `predict` names into the texts to generate from."""
 
     @abstractmethod
     def make_prompt_format(self) -> PromptFormat:
@@ -135,9 +146,12 @@ class SequenceDataModule(LightningDataModule, ABC):
                 raise DataError("there is no tokenizer: give train= to train one or tokenizer= to load one")
             else:
                 # A validation file that is missing is better noticed now than behind the training of a tokenizer.
-                for path in (*flat_paths(self.hparams["train"]), *flat_paths(self.hparams["val"])):
-                    check_file(path)
-                texts, special = self.tokenizer_texts(self._load("train")), self.special_tokens
+                for split in ("train", "val"):
+                    for path in flat_paths(self.hparams[split]) if split not in self._sources else ():
+                        check_file(path)
+                sample = self._sources["train"].sample() if self._streams("train") else None
+                columns = self._load("train") if sample is None else self.read_all(sample)
+                texts, special = self.tokenizer_texts(columns), self.special_tokens
                 kind, size = self.hparams["tokenizer_kind"], self.hparams["vocab_size"]
                 self._tokenizer = Tokenizer.train(texts, vocab_size=size, kind=kind, special_tokens=special)
         return self._tokenizer
@@ -203,11 +217,22 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, for a checkpoint."""
-        return {"position": self._position.state_dict()}
+        if not self._streams("train"):
+            return {"position": self._position.state_dict()}
+        state = self._stream_position.state_dict(begun_batches(self.trainer))
+        return {"streams": of_all_ranks(state, self.ranks[0])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at that place when training is resumed."""
-        self._position.load_state_dict(state_dict["position"])
+        if "position" in state_dict:
+            self._position.load_state_dict(state_dict["position"])
+            return
+        states, (ranks, rank) = state_dict["streams"], self.ranks
+        if len(states) != ranks:
+            raise UsageError(
+                f"the checkpoint is of {len(states)} ranks reading a stream, expected {ranks}: use as many"
+            )
+        self._stream_position.load_state_dict(states[rank])
 
     # How it is done.
 
@@ -226,7 +251,16 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def _module(self) -> Any:
-        return getattr(self.trainer, "lightning_module", None)
+        """The model, or what a copy without trainer was told of it."""
+        return getattr(self.trainer, "lightning_module", self._seen_model)
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """How many processes train, and which of them this is."""
+        return getattr(self.trainer, "world_size", 1), getattr(self.trainer, "global_rank", 0)
+
+    def _streams(self, split: str) -> bool:
+        return split in self._sources and self._sources[split].streaming
 
     @property
     def _max_seq_len(self) -> int | None:
@@ -238,6 +272,13 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _prefix_lm(self) -> bool:
         return bool(getattr(getattr(self._module, "hparams", None), "prefix_lm", False))
 
+    def detached(self) -> "SequenceDataModule":
+        """A copy without trainer and texts, which knows of the model what batches depend on: for worker processes."""
+        copied = without_trainer(self)
+        copied._seen_model = model_facts(self._module)
+        copied._columns, copied._encoded, copied._datasets = {}, {}, {}
+        return copied
+
     def _has(self, split: str) -> bool:
         if split == "val" and self.hparams["val"] is None:
             return self.hparams["train"] is not None and self.hparams["val_fraction"] > 0
@@ -245,7 +286,9 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def _prepare(self, split: str) -> None:
         key = (self.architecture, self._max_seq_len)
-        if self._dataset_keys.get(split) == key:
+        if self._streams(split):
+            self._facts[split] = {"dataset": self._sources[split].facts()}
+        if self._streams(split) or self._dataset_keys.get(split) == key:
             return
         if split not in self._encoded:
             _ = self.tokenizer  # before the texts of another split than its own are in memory
@@ -267,18 +310,32 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _load(self, split: str) -> Columns:
         """The texts of a split; a validation split cut from the training files is cut when either is first asked for."""
         if split not in self._columns:
-            paths = self.hparams["train"] if split == "val" and self.hparams["val"] is None else self.hparams[split]
+            name = "train" if split == "val" and self.hparams["val"] is None else split
+            source, paths = self._sources.get(name), self.hparams[name]
             bad = BadLines(self.hparams["on_bad_line"])
-            columns = (self.read_prompts(paths, bad),) if split == "predict" else self.read(paths, bad)
-            bad.finish()
+            columns = self.read_all(paths if source is None else source.records(), bad, prompts=split == "predict")
             if not columns[0]:
-                raise DataError(f"{', '.join(flat_paths(paths))}: no example in it, expected at least one")
-            facts = {"files": [file_facts(path) for path in flat_paths(paths)], "bad_lines": bad.total}
+                label = ", ".join(flat_paths(paths)) if source is None else source.label
+                raise DataError(f"{label}: no example in it, expected at least one")
+            if source is None:
+                facts: dict[str, Any] = {"files": [file_facts(path) for path in flat_paths(paths)]}
+            else:
+                facts = {"dataset": source.facts()}
+            facts["bad_lines"] = bad.total
             cut = self._cut(len(columns[0])) if split in ("train", "val") and self._cuts_validation else {split: None}
             for name, indices in cut.items():
                 self._facts.setdefault(name, dict(facts))
                 self._columns[name] = columns if indices is None else _select(columns, indices)
         return self._columns[split]
+
+    def read_all(self, given: Source, bad: BadLines | None = None, prompts: bool = False) -> Columns:
+        """Read files or a dataset, and say at the end what could not be."""
+        if not isinstance(given, Records) and (source := dataset_source(given, "test")) is not None:
+            given = source.records()
+        bad = bad or BadLines(self.hparams["on_bad_line"])
+        columns = (self.read_prompts(given, bad),) if prompts else self.read(given, bad)
+        bad.finish()
+        return columns
 
     @property
     def _cuts_validation(self) -> bool:
@@ -294,21 +351,15 @@ class SequenceDataModule(LightningDataModule, ABC):
         return {"train": np.sort(order[held_out:]), "val": np.sort(order[:held_out])}
 
     def _loader(self, split: str, shuffle: bool = False, bucket: bool = True) -> DataLoader[Any]:
+        if self._streams(split):
+            _ = self.tokenizer  # before the copies of this module that worker processes get
+            position = self._stream_position if split == "train" else StreamPosition()
+            return stream_loader(self, self._sources[split], position, shuffle, agree=split == "train")
         dataset = self._datasets.get(split)
         if dataset is None:
             raise RuntimeError(f"there is no {split} data yet: call setup() first, with {split}= given")
-        ranks, rank = getattr(self.trainer, "world_size", 1), getattr(self.trainer, "global_rank", 0)
-        longest = int(dataset.lengths.sum(axis=1).max())
-        batches = TokenBatchSampler(
-            EpochSampler(dataset, ranks, rank),
-            dataset.lengths,
-            # A prompt is never left out, so the longest one may stretch the budget.
-            max_tokens=max(self.hparams["max_tokens"], longest),
-            shuffle=shuffle,
-            seed=self.hparams["seed"],
-            bucket=bucket,
-            position=self._position if split == "train" else None,
-            varies=shuffle and dataset.varies,
+        batches = self.make_sampler(
+            dataset, *self.ranks, shuffle, bucket, position=self._position if split == "train" else None
         )
         loader: type[DataLoader[Any]] = ResumableLoader if split == "train" else DataLoader
         return loader(
@@ -318,6 +369,23 @@ class SequenceDataModule(LightningDataModule, ABC):
             num_workers=self.hparams["num_workers"],
             pin_memory=self.hparams["pin_memory"],
             persistent_workers=self.hparams["num_workers"] > 0,
+        )
+
+    def make_sampler(
+        self, dataset: SequenceDataset, ranks: int, rank: int, shuffle: bool, bucket: bool = True, **options: Any
+    ) -> TokenBatchSampler:
+        """Batches of a dataset under the budget, for one of the ranks."""
+        longest = int(dataset.lengths.sum(axis=1).max())
+        return TokenBatchSampler(
+            EpochSampler(dataset, ranks, rank),
+            dataset.lengths,
+            # A prompt is never left out, so the longest one may stretch the budget.
+            max_tokens=max(self.hparams["max_tokens"], longest),
+            shuffle=shuffle,
+            seed=self.hparams["seed"],
+            bucket=bucket,
+            varies=shuffle and dataset.varies,
+            **options,
         )
 
     def make_collate(self, dataset: SequenceDataset) -> Callable[..., Any]:

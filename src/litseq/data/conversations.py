@@ -23,7 +23,7 @@ from litseq.data.dialogues import (
 )
 from litseq.data.lines import BadLines
 from litseq.data.ragged import Ragged
-from litseq.data.sources import Columns, Paths, plain_paths
+from litseq.data.sources import Columns, Paths, Source, plain_paths
 from litseq.errors import DataError, UsageError
 from litseq.text import CHATML, ChatFormat, ChatTemplate, PromptFormat
 from litseq.text.chat_files import has_chat_template, load_chat_template
@@ -38,7 +38,7 @@ _DEFAULT_LENGTH = 512
 
 
 class ConversationDataModule(SequenceDataModule):
-    """Conversations from JSON lines, plain or `.gz`.
+    """Conversations from JSON lines, plain or `.gz`, or from a Hugging Face dataset.
 
     A line is `{"turns": ["...", ...]}`, texts of the user and the assistant in turn, or
     `{"messages": [{"role": "...", "content": "..."}, ...]}` with the roles `system` (the first message, or none), `user`
@@ -50,7 +50,8 @@ class ConversationDataModule(SequenceDataModule):
     conversation is too long for the model, its oldest whole turns are dropped; the system message stays.
 
     Args:
-        train: JSON lines file, or a list of them. `.gz` is read as it is.
+        train: JSON lines file, or a list of them. `.gz` is read as it is. Or a dataset: a dictionary, see
+            `litseq.data.hub.DatasetSource`.
         val: Files for validation.
         test: Files for testing.
         predict: Files with conversations whose last question is to be answered.
@@ -61,6 +62,9 @@ class ConversationDataModule(SequenceDataModule):
             one of them, or `chatml`. Not given: the one beside `tokenizer`, else ChatML.
         special_tokens: More special tokens for the tokenizer that is trained: those of a template of your own.
         packing: Decoder-only: put whole conversations into rows of one length in which they cannot see each other.
+        packed_length: Positions of such a row, not more than `max_tokens`; the longest conversation's when it is not
+            given. Where conversations are longer than half of that, longer rows leave less empty.
+        conversation_field: The field of a conversation; `turns` or `messages` when it is not given.
         vocab_size: Tokens of the tokenizer that is trained, special ones included.
         tokenizer: A `tokenizer.json`, or a directory with one, to use instead of training one.
         tokenizer_kind: `bpe`, `byte` or `char`.
@@ -76,15 +80,17 @@ class ConversationDataModule(SequenceDataModule):
 
     def __init__(
         self,
-        train: str | list[str] | None = None,
-        val: str | list[str] | None = None,
-        test: str | list[str] | None = None,
-        predict: str | list[str] | None = None,
+        train: Paths = None,
+        val: Paths = None,
+        test: Paths = None,
+        predict: Paths = None,
         val_fraction: float = 0.0,
         history: int | Literal["all"] = "all",
         chat_template: str | None = None,
         special_tokens: list[str] | None = None,
         packing: bool = False,
+        packed_length: int | None = None,
+        conversation_field: str | None = None,
         vocab_size: int = 8000,
         tokenizer: str | None = None,
         tokenizer_kind: str = "bpe",
@@ -115,7 +121,10 @@ class ConversationDataModule(SequenceDataModule):
         self.save_hyperparameters({"chat_template": plain_paths(chat_template)}, logger=False)
         if history != "all" and (type(history) is not int or history < 0):
             raise ValueError(f"history={history!r}, expected 'all' or a number of earlier questions, 0 or more")
+        if packed_length is not None and not packing:
+            raise ValueError(f"packed_length={packed_length} is without effect, expected packing=True with it")
         self._template: ChatTemplate | None = None
+        self._is_window = False
         self._source: tuple[str, dict[str, str] | None] | None = None
 
     # The template.
@@ -165,6 +174,13 @@ class ConversationDataModule(SequenceDataModule):
                 yield f"{message.role}\n"
                 yield message.content
 
+    def detached(self) -> SequenceDataModule:
+        """Without the template besides, which is made anew where it is needed."""
+        copied = super().detached()
+        assert isinstance(copied, ConversationDataModule)
+        copied._template, copied._is_window = None, True
+        return copied
+
     # Files to examples.
 
     def check_model(self) -> None:
@@ -178,20 +194,26 @@ class ConversationDataModule(SequenceDataModule):
                 f"history={self.hparams['history']} does not go with a decoder-only model, which reads the whole "
                 "conversation; leave it out, or use an encoder-decoder"
             )
+        length, budget = self._packed_length, self.hparams["max_tokens"]
+        if not self._positions <= length <= budget:
+            raise UsageError(
+                f"packed_length={length}, expected at least the {self._positions} positions of a conversation and at most "
+                f"max_tokens={budget}"
+            )
 
-    def read(self, paths: Paths, bad: BadLines) -> Columns:
+    def read(self, given: Source, bad: BadLines) -> Columns:
         """One column: the conversations that have an answer."""
         dialogues = []
-        for dialogue in read_dialogues(paths, bad):
+        for dialogue in read_dialogues(given, self.hparams["conversation_field"], bad):
             try:
                 dialogues.append(answered(dialogue))
             except ValueError as error:
                 bad.add(dialogue.path, dialogue.line, str(error))
         return (dialogues,)
 
-    def read_prompts(self, paths: Paths, bad: BadLines) -> list[Dialogue]:
+    def read_prompts(self, given: Source, bad: BadLines) -> list[Dialogue]:
         """Conversations up to their last question."""
-        return [asked(dialogue) for dialogue in read_dialogues(paths, bad)]
+        return [asked(dialogue) for dialogue in read_dialogues(given, self.hparams["conversation_field"], bad)]
 
     def encode(self, columns: Columns) -> tuple[Any, ...]:
         """The conversations as they are: how they are rendered depends on the model."""
@@ -216,7 +238,7 @@ class ConversationDataModule(SequenceDataModule):
             "cut": cuts.examples,
             "dropped_exchanges": cuts.exchanges,
         }
-        if cuts.examples:
+        if cuts.examples and not self._is_window:
             rank_zero_info(
                 f"{cuts.examples} of {len(cuts.kept)} examples are longer than {self._positions} tokens: "
                 f"{cuts.exchanges} oldest questions with their answers were dropped from them"
@@ -228,7 +250,7 @@ class ConversationDataModule(SequenceDataModule):
         if isinstance(dataset, ConversationDataset):
             return CollateConversations(self.tokenizer.pad_id)
         if isinstance(dataset, PackedConversations):
-            return CollateBlocks(self.tokenizer.pad_id, self._positions)
+            return CollateBlocks(self.tokenizer.pad_id, self._packed_length)
         return super().make_collate(dataset)
 
     def _whole(self, dialogues: list[Dialogue]) -> tuple[SequenceDataset, Cuts]:
@@ -250,7 +272,7 @@ class ConversationDataModule(SequenceDataModule):
         conversations = join_labelled(labelled())
         if not self.hparams["packing"] or not len(conversations):
             return conversations, cuts
-        return PackedConversations(conversations, self._positions), cuts
+        return PackedConversations(conversations, self._packed_length), cuts
 
     def _answers(self, dialogues: list[Dialogue]) -> tuple[SequenceDataset, Cuts]:
         cuts, form, joined = Cuts(), self.chat_format, self.architecture == DECODER_ONLY
@@ -290,6 +312,12 @@ class ConversationDataModule(SequenceDataModule):
     def _positions(self) -> int:
         """Tokens of an example at most."""
         return min(self._max_seq_len or _DEFAULT_LENGTH, int(self.hparams["max_tokens"]))
+
+    @property
+    def _packed_length(self) -> int:
+        """Positions of a packed row."""
+        given: int | None = self.hparams["packed_length"]
+        return self._positions if given is None else given
 
     @property
     def _template_source(self) -> tuple[str, dict[str, str] | None]:

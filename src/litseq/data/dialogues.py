@@ -1,6 +1,6 @@
 """Conversations from JSON lines, and as examples of token ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from litseq.data.datasets import Example, SequenceDataset
 from litseq.data.lines import BadLines, read_lines
 from litseq.data.packing import pack
 from litseq.data.ragged import Counts, Ids, Ragged
-from litseq.data.sources import Paths, flat_paths, json_records
+from litseq.data.sources import Records, Source, field_of, flat_paths, json_records
 from litseq.errors import DataError
 from litseq.nn.batch import IGNORE_INDEX, DecoderOnlyBatch
 from litseq.text import Message
@@ -29,28 +29,42 @@ class Dialogue:
     line: int
 
 
-def read_dialogues(paths: Paths, bad: BadLines) -> list[Dialogue]:
-    """All conversations of JSON lines files: `{"turns": [...]}` or `{"messages": [{"role", "content"}, ...]}`."""
+def read_dialogues(given: Source, field: str | None, bad: BadLines) -> list[Dialogue]:
+    """All conversations of JSON lines or rows: texts in turn, or messages with `role` and `content`.
+
+    Args:
+        given: Files, or rows of a dataset.
+        field: What holds a conversation; None: `messages` or `turns`.
+        bad: Takes what cannot be used.
+    """
     found = []
-    for path in flat_paths(paths):
-        for number, record in json_records(path, read_lines(path), bad):
+    sources: list[tuple[str, Iterable[tuple[int, Any]]]]
+    if isinstance(given, Records):
+        sources = [(given.name, given.numbered())]
+    else:
+        sources = [(path, json_records(path, read_lines(path), bad)) for path in flat_paths(given)]
+    for where, records in sources:
+        for number, record in records:
             try:
-                found.append(Dialogue(_messages(record), path, number))
+                found.append(Dialogue(_messages(record, field), where, number))
             except ValueError as error:
-                bad.add(path, number, str(error))
+                bad.add(where, number, str(error))
     return found
 
 
-def _messages(record: Any) -> tuple[Message, ...]:
+def _messages(record: Any, field: str | None) -> tuple[Message, ...]:
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, expected an object with 'turns' or 'messages'")
-    if "messages" in record:
-        messages = read_messages(record["messages"])
-    elif "turns" in record:
-        messages = read_turns(record["turns"])
-    else:
+    names = ("turns", "messages") if field is None else (field,)
+    value = next((found for name in names if (found := field_of(record, name)) is not None), None)
+    if value is None:
         found = ", ".join(map(repr, list(record)[:5])) or "none"
-        raise ValueError(f"no field 'turns' or 'messages', found {found}")
+        raise ValueError(f"no field {' or '.join(map(repr, names))}, found {found}")
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        # What `datasets` makes of a sequence of objects, by its older rules.
+        value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
+    in_turn = isinstance(value, list) and bool(value) and isinstance(value[0], str)
+    messages = read_turns(value) if in_turn or ("turns" in record and field is None) else read_messages(value)
     empty = [i for i, message in enumerate(messages, 1) if not message.content.strip()]
     if empty:
         raise ValueError(f"message {empty[0]} is empty")
@@ -92,7 +106,7 @@ class PackedConversations(SequenceDataset):
     """(inputs, labels, segments): a block of whole conversations that do not see each other."""
 
     def __init__(self, conversations: ConversationDataset, size: int) -> None:
-        """Put conversations into as few blocks of `size` positions as best-fit-decreasing finds; none is cut."""
+        """Put conversations into few blocks of `size` positions; none is cut."""
         self.conversations = conversations
         self._pieces: Counts
         self._pieces, self._bounds = pack(conversations.lengths[:, 0], size)

@@ -6,20 +6,20 @@ from litseq.data.base import DECODER_ONLY, ENCODER_DECODER, SequenceDataModule
 from litseq.data.datasets import PairDataset, SequenceDataset
 from litseq.data.lines import BadLines
 from litseq.data.ragged import Ragged
-from litseq.data.sources import Columns, PairFields, Paths, read_pairs, read_prompts
+from litseq.data.sources import Columns, PairFields, Paths, Source, read_pairs, read_prompts
 from litseq.errors import DataError
 from litseq.text import PromptFormat
 
 
 class PairDataModule(SequenceDataModule):
-    """Pairs of a source and a target text, from TSV, JSON lines or two aligned files, plain or `.gz`.
+    """Pairs of a source and a target text, from TSV, JSON lines or aligned files, plain or `.gz`, or from a dataset.
 
     For an encoder-decoder the source is the encoder's input and the target the decoder's. For a decoder-only model a
     pair is one sequence, `<bos> source <sep> target <eos>`, with the loss on the target.
 
     Args:
         train: File with pairs; or a list of files; or two aligned text files `[source, target]`; or a list of such
-            pairs of files. `.gz` is read as it is.
+            pairs of files. `.gz` is read as it is. Or a dataset: a dictionary, see `litseq.data.hub.DatasetSource`.
         val: Files for validation, as in `train`.
         test: Files for testing, as in `train`.
         predict: Files with sources to generate from: one a line, or the sources of a TSV or JSON lines file.
@@ -27,8 +27,9 @@ class PairDataModule(SequenceDataModule):
         format: `tsv`, `jsonl` or `aligned`; `auto` goes by the names of the files.
         source_column: TSV: the column of the source, from 0. Further columns are not looked at.
         target_column: TSV: the column of the target.
-        source_field: JSON lines: the field of the source.
-        target_field: JSON lines: the field of the target.
+        source_field: JSON lines and datasets: the field of the source; `translation.en` is the field `en` of the field
+            `translation`.
+        target_field: JSON lines and datasets: the field of the target.
         vocab_size: Tokens of the tokenizer that is trained, special ones included, both languages together.
         tokenizer: A `tokenizer.json` to use instead of training one.
         tokenizer_kind: `bpe`, `byte` or `char`.
@@ -52,7 +53,7 @@ class PairDataModule(SequenceDataModule):
         train: Paths = None,
         val: Paths = None,
         test: Paths = None,
-        predict: str | list[str] | None = None,
+        predict: Paths = None,
         val_fraction: float = 0.0,
         format: str = "auto",
         source_column: int = 0,
@@ -92,13 +93,13 @@ class PairDataModule(SequenceDataModule):
         )
         self._fields = PairFields(source_column, target_column, source_field, target_field)
 
-    def read(self, paths: Paths, bad: BadLines) -> Columns:
+    def read(self, given: Source, bad: BadLines) -> Columns:
         """Sources and targets."""
-        return read_pairs(paths, self.hparams["format"], self._fields, bad)
+        return read_pairs(given, self.hparams["format"], self._fields, bad)
 
-    def read_prompts(self, paths: Paths, bad: BadLines) -> list[str]:
+    def read_prompts(self, given: Source, bad: BadLines) -> list[str]:
         """Sources alone."""
-        return read_prompts(paths, self.hparams["format"], self._fields, bad)
+        return read_prompts(given, self.hparams["format"], self._fields, bad)
 
     def make_prompt_format(self) -> PromptFormat:
         """Source with its end, or begin, source and separator."""

@@ -2,18 +2,39 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from litseq.data.lines import BadLines, decode_line, read_lines
 from litseq.errors import DataError
 
-Paths = str | list[str] | list[list[str]] | tuple[str, str] | None
-"""One file, several, a pair of aligned files, or several such pairs; plain types so that a config file can say it."""
+Paths = str | list[str] | list[list[str]] | tuple[str, str] | dict[str, Any] | None
+"""One file, several, a pair of aligned files, or several such pairs; or a dataset, described by a dictionary. Plain types
+so that a config file can say it."""
 
 Columns = tuple[list[Any], ...]
 """Columns of equal length: of texts, or of what else a data module reads an example into."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of a dataset: what a line of JSON would hold, each."""
+
+    name: str
+    rows: Iterable[Any]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)  # type: ignore[arg-type]  # of a piece it is a list
+
+    def numbered(self) -> Iterator[tuple[int, Any]]:
+        """The rows with their numbers, from 1."""
+        return enumerate(self.rows, self.first + 1)
+
+
+Source = Paths | Records
+"""What a reader takes: files, or the rows of a dataset."""
 
 _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PAIR_FORMATS = ("tsv", "jsonl", "aligned")
@@ -28,11 +49,18 @@ class PairFields:
     source_field: str = "source"
     target_field: str = "target"
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The fields of both."""
+        return self.source_field, self.target_field
+
 
 def plain_paths(paths: Any) -> Any:
     """Paths with every `os.PathLike` made a string, so that a checkpoint can hold them as hyper-parameters."""
     if isinstance(paths, os.PathLike):
         return os.fspath(paths)
+    if isinstance(paths, dict):
+        return {name: plain_paths(value) for name, value in paths.items()}
     if isinstance(paths, list | tuple):
         return type(paths)(plain_paths(path) for path in paths)
     return paths
@@ -45,7 +73,7 @@ def suffix_format(path: str) -> str | None:
 
 def flat_paths(paths: Paths) -> list[str]:
     """All files named, in order."""
-    if paths is None:
+    if paths is None or isinstance(paths, dict):
         return []
     if isinstance(paths, str):
         return [paths]
@@ -83,26 +111,40 @@ def pair_sources(paths: Paths, file_format: str) -> list[tuple[str, tuple[str, .
     return sources
 
 
-def read_pairs(paths: Paths, file_format: str, fields: PairFields, bad: BadLines) -> Columns:
+def read_pairs(given: Source, file_format: str, fields: PairFields, bad: BadLines) -> Columns:
     """All pairs as two columns of equal length; the sides are stripped of white space around them."""
     sources: list[str] = []
     targets: list[str] = []
-    for found, files in pair_sources(paths, file_format):
-        reader = {"tsv": _read_tsv, "jsonl": _read_jsonl, "aligned": _read_aligned}[found]
-        for number, source, target in reader(files, fields, bad):
+    for where, pairs in _pair_readers(given, file_format, fields, bad):
+        for number, source, target in pairs:
             source, target = source.strip(), target.strip()
             if source and target:
                 sources.append(source)
                 targets.append(target)
             else:
-                bad.add(" + ".join(files), number, f"empty {'target' if source else 'source'}")
+                bad.add(where, number, f"empty {'target' if source else 'source'}")
     return sources, targets
 
 
-def read_prompts(paths: Paths, file_format: str, fields: PairFields, bad: BadLines) -> list[str]:
-    """The sources alone: of TSV and JSON lines, or of plain text one a line."""
+def _pair_readers(
+    given: Source, file_format: str, fields: PairFields, bad: BadLines
+) -> Iterator[tuple[str, Iterable[tuple[int, str, str]]]]:
+    if isinstance(given, Records):
+        found = field_texts(given.name, given.numbered(), fields.names, bad)
+        yield given.name, ((number, source, target) for number, (source, target) in found)
+        return
+    readers = {"tsv": _read_tsv, "jsonl": _read_jsonl, "aligned": _read_aligned}
+    for kind, files in pair_sources(given, file_format):
+        yield " + ".join(files), readers[kind](files, fields, bad)
+
+
+def read_prompts(given: Source, file_format: str, fields: PairFields, bad: BadLines) -> list[str]:
+    """The sources alone: of TSV, JSON lines and datasets, or of plain text one a line."""
+    if isinstance(given, Records):
+        texts = field_texts(given.name, given.numbered(), (fields.source_field,), bad)
+        return [text.strip() for text in _not_empty(given.name, texts, "source", bad)]
     prompts: list[str] = []
-    for path in flat_paths(paths):
+    for path in flat_paths(given):
         found = suffix_format(path) if file_format in ("auto", "aligned") else file_format
         for number, text in _source_lines(path, found, fields, bad):
             if text.strip():
@@ -112,22 +154,22 @@ def read_prompts(paths: Paths, file_format: str, fields: PairFields, bad: BadLin
     return prompts
 
 
-def read_documents(paths: Paths, documents: str, text_field: str, bad: BadLines) -> list[str]:
-    """Plain text as documents: one a line, or separated by empty lines, or one a file; JSON lines: one a line."""
+def read_documents(given: Source, documents: str, text_field: str, bad: BadLines) -> list[str]:
+    """Plain text as documents: one a line, or separated by empty lines, or one a file; one a row of anything else."""
     if documents not in ("line", "blank", "file"):
         raise ValueError(f"documents={documents!r} is unknown, expected 'line', 'blank' or 'file'")
+    if isinstance(given, Records):
+        texts = field_texts(given.name, given.numbered(), (text_field,), bad)
+        return list(_not_empty(given.name, texts, "text", bad))
     found: list[str] = []
-    for path in flat_paths(paths):
+    for path in flat_paths(given):
         lines = read_lines(path)
         if suffix_format(path) == "jsonl":
-            for number, (text,) in _json_fields(path, lines, (text_field,), bad):
-                if text.strip():
-                    found.append(text)
-                else:
-                    bad.add(path, number, "empty text")
+            records = field_texts(path, json_records(path, lines, bad), (text_field,), bad)
+            found += _not_empty(path, records, "text", bad)
             continue
-        texts = [decode_line(line, path, number, bad) for number, line in enumerate(lines, 1)]
-        found += _documents([text for text in texts if text is not None], documents)
+        decoded = [decode_line(line, path, number, bad) for number, line in enumerate(lines, 1)]
+        found += _documents([text for text in decoded if text is not None], documents)
     return found
 
 
@@ -166,8 +208,7 @@ def _read_tsv(files: tuple[str, ...], fields: PairFields, bad: BadLines) -> Iter
 
 def _read_jsonl(files: tuple[str, ...], fields: PairFields, bad: BadLines) -> Iterable[tuple[int, str, str]]:
     (path,) = files
-    names = (fields.source_field, fields.target_field)
-    for number, (source, target) in _json_fields(path, read_lines(path), names, bad):
+    for number, (source, target) in field_texts(path, json_records(path, read_lines(path), bad), fields.names, bad):
         yield number, source, target
 
 
@@ -189,7 +230,7 @@ def _read_aligned(files: tuple[str, ...], fields: PairFields, bad: BadLines) -> 
 def _source_lines(path: str, found: str | None, fields: PairFields, bad: BadLines) -> Iterable[tuple[int, str]]:
     lines = read_lines(path)
     if found == "jsonl":
-        for number, (text,) in _json_fields(path, lines, (fields.source_field,), bad):
+        for number, (text,) in field_texts(path, json_records(path, lines, bad), (fields.source_field,), bad):
             yield number, text
         return
     for number, line in enumerate(lines, 1):
@@ -201,16 +242,34 @@ def _source_lines(path: str, found: str | None, fields: PairFields, bad: BadLine
         yield number, cells[fields.source_column] if fields.source_column < len(cells) else cells[0]
 
 
-def _json_fields(
-    path: str, lines: list[bytes], names: tuple[str, ...], bad: BadLines
-) -> Iterable[tuple[int, tuple[str, ...]]]:
-    """The named text fields of every JSON line that has them."""
-    for number, record in json_records(path, lines, bad):
-        reason = _field_problem(record, names)
-        if reason:
-            bad.add(path, number, reason)
+def field_texts(
+    where: str, records: Iterable[tuple[int, Any]], names: tuple[str, ...], bad: BadLines
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The named text fields of every record that has them; `a.b` is the field `b` of the field `a`."""
+    for number, record in records:
+        found = tuple(field_of(record, name) for name in names)
+        if reason := _text_problem(record, names, found):
+            bad.add(where, number, reason)
         else:
-            yield number, tuple(record[name] for name in names)
+            yield number, found
+
+
+def field_of(record: Any, name: str) -> Any:
+    """A field of a record, None where it has none."""
+    if not isinstance(record, dict):
+        return None
+    if name in record or "." not in name:
+        return record.get(name)
+    outer, _, inner = name.partition(".")
+    return field_of(record.get(outer), inner)
+
+
+def _not_empty(where: str, records: Iterable[tuple[int, tuple[str, ...]]], name: str, bad: BadLines) -> Iterator[str]:
+    for number, (text,) in records:
+        if text.strip():
+            yield text
+        else:
+            bad.add(where, number, f"empty {name}")
 
 
 def json_records(path: str, lines: list[bytes], bad: BadLines) -> Iterable[tuple[int, Any]]:
@@ -228,14 +287,14 @@ def json_records(path: str, lines: list[bytes], bad: BadLines) -> Iterable[tuple
         yield number, record
 
 
-def _field_problem(record: Any, names: tuple[str, ...]) -> str | None:
+def _text_problem(record: Any, names: tuple[str, ...], values: tuple[Any, ...]) -> str | None:
     if not isinstance(record, dict):
         return f"a JSON {type(record).__name__}, expected an object with {', '.join(map(repr, names))}"
-    for name in names:
-        if name not in record:
+    for name, value in zip(names, values, strict=True):
+        if value is None and name not in record:
             return f"no field {name!r}, found {', '.join(map(repr, list(record)[:5])) or 'none'}"
-        if not isinstance(record[name], str):
-            return f"field {name!r} is a JSON {type(record[name]).__name__}, expected text"
-        if not record[name].isascii() and any("\ud800" <= letter <= "\udfff" for letter in record[name]):
+        if not isinstance(value, str):
+            return f"field {name!r} is a JSON {type(value).__name__}, expected text"
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             return f"field {name!r} has half of a surrogate pair, which is no character"
     return None

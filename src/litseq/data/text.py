@@ -9,21 +9,20 @@ from litseq.data.base import DECODER_ONLY, ENCODER_DECODER, SequenceDataModule
 from litseq.data.collate import CollateBlocks
 from litseq.data.datasets import BlockDataset, SequenceDataset
 from litseq.data.lines import BadLines
-from litseq.data.packing import cut, lay, pack
+from litseq.data.packing import FULL, cut, lay, pack
 from litseq.data.pairs import select_pairs
 from litseq.data.ragged import Ragged
-from litseq.data.sources import Columns, PairFields, Paths, read_documents, read_prompts
+from litseq.data.sources import Columns, PairFields, Paths, Source, read_documents, read_prompts
 from litseq.data.spans import SENTINEL, SpanDataset, longest_piece, sentinel_ids
 from litseq.errors import UsageError
 from litseq.text import PromptFormat
 
 SPAN_CORRUPTION = "span-corruption"
 _DEFAULT_BLOCK = 512
-_FULL = 0.99  # of the positions of packed blocks; below it documents are cut to fill them
 
 
 class TextDataModule(SequenceDataModule):
-    """Documents of plain text or JSON lines, plain or `.gz`.
+    """Documents of plain text or JSON lines, plain or `.gz`, or of a Hugging Face dataset.
 
     As `blocks`, documents are packed into rows of one length in which they cannot see each other, for a decoder-only
     model; a document is cut where it is longer than a block, or where whole ones would leave over 1 % empty. As `prefix`,
@@ -32,13 +31,14 @@ class TextDataModule(SequenceDataModule):
     latter two serve either architecture.
 
     Args:
-        train: Text file, or a list of them. `.gz` is read as it is, `.jsonl` by its field `text_field`.
+        train: Text file, or a list of them. `.gz` is read as it is, `.jsonl` by its field `text_field`. Or a dataset: a
+            dictionary, see `litseq.data.hub.DatasetSource`.
         val: Files for validation.
         test: Files for testing.
         predict: Files with beginnings to continue, one a line.
         val_fraction: Without `val`, hold this share of the training documents out, chosen by `seed`.
         documents: What a document is in plain text: a `line`, lines up to an empty line (`blank`), or a `file`.
-        text_field: JSON lines: the field of the text.
+        text_field: JSON lines and datasets: the field of the text.
         objective: `blocks`, `prefix` or `span-corruption`; `auto` is `blocks` where the model is decoder-only and no
             prefix-LM, else `prefix`.
         block_size: Positions of a block; a longer document is cut. The model's `max_seq_len` when it is not given,
@@ -62,10 +62,10 @@ class TextDataModule(SequenceDataModule):
 
     def __init__(
         self,
-        train: str | list[str] | None = None,
-        val: str | list[str] | None = None,
-        test: str | list[str] | None = None,
-        predict: str | list[str] | None = None,
+        train: Paths = None,
+        val: Paths = None,
+        test: Paths = None,
+        predict: Paths = None,
         val_fraction: float = 0.0,
         documents: str = "line",
         text_field: str = "text",
@@ -150,13 +150,13 @@ class TextDataModule(SequenceDataModule):
         count = self.hparams["sentinels"] if self.objective == SPAN_CORRUPTION else 0
         return [SENTINEL.format(number) for number in range(count)]
 
-    def read(self, paths: Paths, bad: BadLines) -> Columns:
+    def read(self, given: Source, bad: BadLines) -> Columns:
         """One column: the documents."""
-        return (read_documents(paths, self.hparams["documents"], self.hparams["text_field"], bad),)
+        return (read_documents(given, self.hparams["documents"], self.hparams["text_field"], bad),)
 
-    def read_prompts(self, paths: Paths, bad: BadLines) -> list[str]:
+    def read_prompts(self, given: Source, bad: BadLines) -> list[str]:
         """Beginnings of documents."""
-        return read_prompts(paths, "auto", PairFields(source_field=self.hparams["text_field"]), bad)
+        return read_prompts(given, "auto", PairFields(source_field=self.hparams["text_field"]), bad)
 
     def make_prompt_format(self) -> PromptFormat:
         """A beginning with its end, or behind the begin token; a separator shows where a text with gaps ends."""
@@ -186,7 +186,7 @@ class TextDataModule(SequenceDataModule):
         order, blocks = pack(lengths, self.block_size)
         starts, lengths = starts[order], lengths[order]
         # Documents of just over half a block fit badly: then it is better to cut some than to compute padding.
-        if lengths.sum() < _FULL * (len(blocks) - 1) * self.block_size:
+        if lengths.sum() < FULL * (len(blocks) - 1) * self.block_size:
             starts, lengths, blocks = lay(bounds, self.block_size)
         starts = starts + np.searchsorted(bounds, starts, side="right") - 1
         return BlockDataset(documents, starts, lengths, blocks, self.block_size), {}
