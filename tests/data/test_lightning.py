@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import lightning
 import pytest
@@ -130,11 +131,26 @@ for injected in (True, False):
     module = Writer()
     module.path = f"{sys.argv[3]}.{injected}"
     trainer.fit(module, datamodule=data(sys.argv[2]))
+
+class Saver(Writer):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 2):
+            self.trainer.save_checkpoint(f"{self.path}.ckpt")
+
+stream = {"dataset": f"{sys.argv[3]}.jsonl", "streaming": True, "window": 40, "cache_dir": f"{sys.argv[3]}.cache"}
+trainer = lightning.Trainer(**options(strategy="ddp_fork", devices=2, max_epochs=2, num_sanity_val_steps=0))
+module = Saver()
+module.path = f"{sys.argv[3]}.stream"
+trainer.fit(module, datamodule=data(stream, val=stream | {"split": "train"}))
 """
 
 
 def test_two_ranks_share_the_examples_in_equal_steps(pairs, tmp_path):
     here = os.path.dirname(__file__)
+    records = [
+        dict(zip(("source", "target"), line.split("\t"), strict=True)) for line in Path(pairs).read_text().splitlines()
+    ]
+    (tmp_path / "seen.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     command = [sys.executable, "-c", TWO_RANKS, here, pairs, str(tmp_path / "seen")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
@@ -145,6 +161,19 @@ def test_two_ranks_share_the_examples_in_equal_steps(pairs, tmp_path):
         assert len(steps[0]) == len(steps[1]) > 1
         numbers = Counter(n for rank in steps for batch in rank for n in batch)
         assert numbers == Counter(range(COUNT))
+    # Of a stream a rank that has more left than the other leaves it out; in validation nothing waits.
+    ranks = [json.loads((tmp_path / f"seen.stream.{rank}").read_text()) for rank in range(2)]
+    for epoch in (0, 1):
+        steps = [[numbers for e, _, numbers in seen["train"] if e == epoch] for seen in ranks]
+        assert len(steps[0]) == len(steps[1]) > 5
+        numbers = Counter(n for rank in steps for batch in rank for n in batch)
+        assert max(numbers.values()) == 1
+        assert len(numbers) > COUNT - 20
+        numbers = Counter(n for seen in ranks for e, _, batch in seen["val"] if e == epoch for n in batch)
+        assert numbers == Counter(range(COUNT))
+    checkpoint = torch.load(tmp_path / "seen.stream.ckpt", weights_only=True)
+    streams = checkpoint["PairDataModule"]["streams"]
+    assert [(state["epoch"], state["batches"]) for state in streams] == [(1, 3), (1, 3)]
 
 
 class Anything(lightning.LightningModule):

@@ -52,3 +52,17 @@ def test_no_gradient_leaks_and_a_document_is_read_as_if_alone(tmp_path, make, po
         assert (touched[torch.arange(len(touched)) != row] == 0).all()
         alone = module.hidden_states({"input_ids": batch["input_ids"][row][inside][None]})
         torch.testing.assert_close(hidden[row][inside], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal"])
+def test_padding_may_be_longer_than_any_document(tmp_path, position):
+    (tmp_path / "one.jsonl").write_text(json.dumps({"turns": ["q", "a"]}) + "\n")
+    data = ConversationDataModule(
+        train=str(tmp_path / "one.jsonl"), vocab_size=100, packing=True, packed_length=192, max_tokens=192
+    )
+    module = DecoderOnly(vocab_size=data.vocab_size, embed_dim=8, num_heads=2, max_seq_len=48, position=position)
+    data.trainer = type("Trainer", (), {"lightning_module": module, "world_size": 1, "global_rank": 0})()
+    data.setup("fit")
+    loss = module.compute_loss(next(iter(data.train_dataloader())))
+    assert loss.loss_sum.isfinite()
+    assert loss.token_count > 0

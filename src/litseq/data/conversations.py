@@ -194,11 +194,9 @@ class ConversationDataModule(SequenceDataModule):
                 f"history={self.hparams['history']} does not go with a decoder-only model, which reads the whole "
                 "conversation; leave it out, or use an encoder-decoder"
             )
-        length, budget = self._packed_length, self.hparams["max_tokens"]
-        if not self._positions <= length <= budget:
+        if self._packed_length < self._positions:
             raise UsageError(
-                f"packed_length={length}, expected at least the {self._positions} positions of a conversation and at most "
-                f"max_tokens={budget}"
+                f"packed_length={self._packed_length}, expected at least the {self._positions} positions of a conversation"
             )
 
     def read(self, given: Source, bad: BadLines) -> Columns:
@@ -317,7 +315,7 @@ class ConversationDataModule(SequenceDataModule):
     def _packed_length(self) -> int:
         """Positions of a packed row."""
         given: int | None = self.hparams["packed_length"]
-        return self._positions if given is None else given
+        return self._positions if given is None else min(given, int(self.hparams["max_tokens"]))
 
     @property
     def _template_source(self) -> tuple[str, dict[str, str] | None]:

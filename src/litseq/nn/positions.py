@@ -138,7 +138,8 @@ def segment_positions(segment_ids: Tensor) -> Tensor:
     """Positions that begin anew with every document of a packed row.
 
     Args:
-        segment_ids: documents of each token, int64 [B, T], equal neighbours belong together.
+        segment_ids: documents of each token, int64 [B, T], equal neighbours belong together; 0 on padding, which may be
+            longer than any document and is all at position 0.
 
     Returns:
         int64 [B, T].
@@ -146,4 +147,4 @@ def segment_positions(segment_ids: Tensor) -> Tensor:
     index = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
     begins = torch.ones_like(segment_ids, dtype=torch.bool)
     begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-    return index - torch.where(begins, index, 0).cummax(dim=1).values
+    return (index - torch.where(begins, index, 0).cummax(dim=1).values) * (segment_ids > 0)
