@@ -1,6 +1,6 @@
 """Conversations in which an answer stands only in an earlier turn: names, numbers and orders.
 
-    python benchmarks/experiments/recall.py OUT [--train 20000] [--val 500] [--test 600] [--distance 6] [--seed 0]
+    python benchmarks/experiments/recall.py OUT [--train 20000] [--val 500] [--test 600] [--distance 4] [--seed 0]
 
 writes `train.jsonl`, `val.jsonl` and `test.jsonl`. The user tells three things, talks of something else, and asks
 for each of them once, 1 to `--distance` exchanges after it was told; the assistant never repeats a thing before that:
@@ -9,7 +9,7 @@ for each of them once, 1 to `--distance` exchanges after it was told; the assist
     user: I saw a green kite in Rome.   assistant: OK.
     user: What is my name?              assistant: You are Ada Byron.
 
-A value is made of parts (first and last name; three digits; two dishes with their counts). Every part occurs in training,
+A value is made of parts (first and last name; tens and units; a dish and a drink). Every part occurs in training,
 but no *value* of validation or test does, and no small talk of theirs either: a model that has learned the training
 values by heart knows none of these. Without the earlier turns there is nothing to go by but the number of values.
 
@@ -68,9 +68,10 @@ LAST = [
     "Turing",
     "Wood",
 ]
-COUNTS = ["two", "three", "four", "five", "six", "seven", "eight", "nine"]
-DISHES = ["soups", "salads", "pizzas", "burgers", "pies", "steaks", "omelettes", "curries"]
-DRINKS = ["teas", "coffees", "juices", "beers", "lemonades", "milks", "waters", "shakes"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+DISHES = ["soup", "salad", "pizza", "burgers", "pie", "steak", "curry", "noodles", "rice", "fish", "beans", "eggs"]
+DRINKS = ["tea", "coffee", "juice", "beer", "lemonade", "milk", "water", "cocoa", "cider", "wine", "soda", "mead"]
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "brown", "pink", "grey", "orange"]
 THINGS = ["kite", "horse", "boat", "train", "bridge", "tower", "garden", "market", "statue", "lamp", "dog", "bicycle"]
 PLACES = ["Rome", "Paris", "Berlin", "Vienna", "Oslo", "Cairo", "Lima", "Tokyo", "Madrid", "Dublin", "Athens", "Prague"]
@@ -107,8 +108,8 @@ def values(rng: random.Random) -> dict[str, Callable[[], str]]:
     """How a value of each kind is drawn."""
     return {
         "name": lambda: f"{rng.choice(FIRST)} {rng.choice(LAST)}",
-        "number": lambda: " ".join(str(rng.randrange(10)) for _ in range(3)),
-        "order": lambda: f"{rng.choice(COUNTS)} {rng.choice(DISHES)} and {rng.choice(COUNTS)} {rng.choice(DRINKS)}",
+        "number": lambda: f"{rng.choice(TENS)} {rng.choice(UNITS)}",
+        "order": lambda: f"{rng.choice(DISHES)} and {rng.choice(DRINKS)}",
     }
 
 
@@ -118,7 +119,7 @@ def arrange(rng: random.Random, kinds: list[str], farthest: int) -> tuple[dict[i
         told, asked = {}, {}
         for kind in kinds:
             distance = rng.randint(1, farthest)
-            start = rng.randint(0, 3)
+            start = rng.randint(0, 2)
             told[start] = kind
             asked[start + distance] = (kind, distance)
         if len(told) == len(asked) == len(kinds) and not told.keys() & asked.keys():
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     for part, count in (("train", 20000), ("val", 500), ("test", 600)):
         parser.add_argument(f"--{part}", type=int, default=count, help=f"conversations (default {count})")
-    parser.add_argument("--distance", type=int, default=6, help="exchanges from telling to asking at most (default 6)")
+    parser.add_argument("--distance", type=int, default=4, help="exchanges from telling to asking at most (default 4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     write(args.out, {"train": args.train, "val": args.val, "test": args.test}, args.distance, args.seed)
