@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from compare.small import write_pairs
+from litseq.compare.building import build_module
 from litseq.compare.loading import load
 from litseq.compare.planning import make_plans
 from litseq.errors import UsageError
+from litseq.models.optim import parameter_groups
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("compare-*.yaml"))
 MINIMAL = """
@@ -30,6 +32,15 @@ def test_command_line_over_file(tmp_path):
     assert found.data.class_path == "litseq.data.PairDataModule"
 
 
+def test_an_optimizer_stays_what_was_written(tmp_path):
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}
+    (tmp_path / "c.yaml").write_text(MINIMAL)
+    found = load(tmp_path / "c.yaml", [f"--model.optimizer={json.dumps(optimizer)}"])
+    assert found.model["optimizer"] == optimizer
+    module = build_module(found.arms["a"].class_path, {"vocab_size": 9} | found.model)
+    assert module._optimizer_factory(parameter_groups(module)).param_groups[0]["lr"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -39,6 +50,7 @@ def test_command_line_over_file(tmp_path):
         (MINIMAL + "budjet: 3", [], "no setting budjet"),
         (MINIMAL, ["--budget.token=3"], "budget.*token"),
         (MINIMAL, ["--seeds=many"], "seeds"),
+        (MINIMAL, ["--model=3"], "model is 3, expected settings by name"),
         (MINIMAL, ["--arms.a.labl=x"], "arm a has labl"),
         (MINIMAL, ["--out"], "--out is not understood"),
         (MINIMAL, ["out=3"], "out=3 is not understood"),

@@ -13,8 +13,9 @@ from litseq.compare.building import parser_message
 from litseq.compare.config import Arm, Budget, Comparison, Data, Speed
 from litseq.errors import UsageError
 
-_BY_HAND = {"arms", "data"}
-"""jsonargparse takes anything with a `class_path` for an object to build."""
+_PLAIN = {"model", "trainer", "tests", "generation"}
+_BY_HAND = {"arms", "data"} | _PLAIN
+"""jsonargparse takes anything with a `class_path` for an object to build, and writes its defaults into it."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,6 +60,10 @@ def build(values: dict[str, Any]) -> Comparison:
             raise UsageError(
                 f"{name} is missing, expected {'arms by name' if name == 'arms' else 'class_path and init_args'}"
             )
+    plain = {name: values[name] for name in _PLAIN if values.get(name) is not None}
+    for name, value in plain.items():
+        if not isinstance(value, dict):
+            raise UsageError(f"{name} is {value!r}, expected settings by name")
     parser = make_parser()
     try:
         parsed = parser.parse_object({name: value for name, value in values.items() if name not in _BY_HAND})
@@ -70,6 +75,7 @@ def build(values: dict[str, Any]) -> Comparison:
         data=_part(Data, values["data"], "data"),
         budget=Budget(**rest["budget"]),
         speed=Speed(**rest["speed"]),
+        **plain,
         **{name: rest[name] for name in known - _BY_HAND - {"budget", "speed"}},
     )
 

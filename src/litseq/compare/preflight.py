@@ -3,9 +3,10 @@
 import inspect
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
-from litseq.compare.building import build_data
+from litseq.compare.building import build_data, build_module
 from litseq.compare.config import Comparison
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
@@ -29,6 +30,8 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
         raise UsageError(f"trainer: {', '.join(ours)} is decided by the comparison, by its budget among others")
     args = {name: value for name, value in comparison.data.init_args.items() if name != "test"}
     for name, arm in comparison.arms.items():
+        with torch.device("meta"):
+            build_module(arm.class_path, comparison.model | arm.init_args, f"arm {name}")
         build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
     data = build_data(comparison.data.class_path, args)
     for name, paths in (("val", args.get("val")), *tests.items()):
