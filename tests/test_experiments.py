@@ -23,7 +23,7 @@ def load(name):
     return module
 
 
-recall, context, shakespeare = load("recall"), load("context"), load("shakespeare")
+recall, context, shakespeare, publish = (load(name) for name in ("recall", "context", "shakespeare", "publish"))
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,20 @@ def test_shakespeare_is_split_by_characters_and_its_configuration_fits(tmp_path,
     assert train.run([*arguments, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
     (metrics,) = tmp_path.glob("lightning_logs/*/metrics.csv")
     assert "| 2 | " in shakespeare.table(metrics)
+
+
+def test_a_page_is_prose_then_tables_then_the_report():
+    page = publish.page("# Title\n\nProse.\n", "# Report\n\nUse it.\n\n## Quality\n\n| a |\n", "Accuracy:\n")
+    assert [line for line in page.splitlines() if line.startswith("#")] == [
+        "# Title",
+        "## What the experiment asks",
+        "## The report of `litseq compare`",
+        "### Quality",
+    ]
+    assert "Use it." in page
+
+
+def test_curves_and_single_latencies_stay_out_of_the_repository():
+    arm = {"seeds": {"1": {"training": {"curve": [1], "tokens": 5}}}, "speed": {"latency": {"ms": [1], "p50_ms": 1}}}
+    found = publish.condensed({"arms": {"a": arm}})["arms"]["a"]
+    assert found == {"seeds": {"1": {"training": {"tokens": 5}}}, "speed": {"latency": {"p50_ms": 1}}}
