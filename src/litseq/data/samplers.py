@@ -12,7 +12,7 @@ from litseq.data.ragged import Counts
 from litseq.errors import DataError
 
 # Neighbouring batches whose examples may be shuffled among each other, as long as that pads this share more at most.
-POOL_SLACK = 0.02
+POOL_SLACK = 0.015
 # First lengths that are taken together when sorting by the second: with both lengths to keep alike, neither comes first.
 STRIP = 3
 
@@ -112,6 +112,8 @@ class TokenBatchSampler(BatchSampler):
         self.start = 0
         """Batches of this rank to leave out at the next iteration only: where a resumed epoch goes on."""
         self._order = _length_order(lengths) if bucket else np.arange(len(lengths))
+        steps = np.diff(lengths[self._order], axis=0, prepend=lengths[self._order][:1]).any(axis=1)
+        self._kinds = np.cumsum(steps)  # of the examples in order: equal where all lengths are
         bounds = _greedy_bounds(lengths[self._order], max_tokens)
         self._pool_bounds = bounds
         if shuffle:
@@ -141,6 +143,9 @@ class TokenBatchSampler(BatchSampler):
         order = self._order
         if self.shuffle:
             generator = np.random.default_rng([self.seed, epoch])
+            order = order[
+                np.lexsort((generator.random(len(order)), self._kinds))
+            ]  # examples of equal lengths, at no cost
             pool = np.repeat(np.arange(len(self._pool_bounds) - 1), np.diff(self._pool_bounds))
             order = order[np.lexsort((generator.random(len(order)), pool))]
         batches = [order[start:end] for start, end in pairwise(self._bounds)]
@@ -176,14 +181,14 @@ def padding_share(batches: TokenBatchSampler, lengths: Counts, epoch: int = 0) -
 def _length_order(lengths: Counts) -> NDArray[np.int64]:
     """Shortest first, and neighbours alike in both lengths.
 
-    Within a strip of first lengths the second one rises and falls in turn, so that a batch that spans two strips meets
-    similar second ones.
+    By the longer of the two and then by their difference, so that a batch holds pairs of one longer length with the other
+    one alike. The difference rises and falls in turn, so that a batch that spans two longer lengths meets similar other
+    ones. Real pairs are alike in length: by the first length and then by the second, half as much again is padding.
     """
     if lengths.shape[1] == 1:
         return np.argsort(lengths[:, 0], kind="stable")
-    first, second = lengths[:, 0], lengths[:, 1]
-    strip = first // STRIP
-    return np.lexsort((first, np.where(strip % 2 == 0, second, -second), strip))
+    longer, difference = lengths.max(axis=1), lengths[:, 0] - lengths[:, 1]
+    return np.lexsort((np.where(longer % 2 == 0, difference, -difference), longer))
 
 
 def _greedy_bounds(lengths: Counts, max_tokens: int) -> Counts:
