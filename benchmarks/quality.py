@@ -25,11 +25,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     "int8-small": {"to": "int8", "batch": "small"},
     "int4": {"to": "int4", "calibration": True},
     "int4-own-texts": {"to": "int4"},
-    "int4-all": {"to": "int4", "calibration": True, "max_kl": math.inf},
-    "int4-block128": {"to": "int4", "block": 128, "max_kl": math.inf},
-    "int4-head4": {"to": "int4", "head_bits": 4, "max_kl": math.inf},
-    "int4-nearest": {"to": "int4", "compensate": False, "max_kl": math.inf},
-    "int4-plain": {"to": "int4", "compensate": False, "max_kl": math.inf},
+    "int4-all": {"to": "int4", "calibration": True, "max_loss": math.inf},
+    "int4-block128": {"to": "int4", "block": 128, "max_loss": math.inf},
+    "int4-head4": {"to": "int4", "head_bits": 4, "max_loss": math.inf},
+    "int4-nearest": {"to": "int4", "compensate": False, "max_loss": math.inf},
+    "int4-plain": {"to": "int4", "compensate": False, "max_loss": math.inf},
 }
 
 

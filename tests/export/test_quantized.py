@@ -16,7 +16,7 @@ from litseq.runtime import Generator
 def test_export_quantised(tmp_path, make, to):
     module = make(vocab_size=600, embed_dim=128)
     report = export_bundle(
-        module, small_tokenizer(), tmp_path / "b", quantize=QuantizeOptions(to, threads=1, max_kl=math.inf)
+        module, small_tokenizer(), tmp_path / "b", quantize=QuantizeOptions(to, threads=1, max_loss=math.inf)
     )
     assert report.passed
     assert 0 < report.quantization.kl < 2  # random and rough: errors grow from layer to layer

@@ -8,7 +8,10 @@ from litseq.cli import main as cli
 from litseq.errors import UsageError
 from litseq.quantize import QuantizeOptions, quantize_bundle
 from litseq.quantize.mixing import LADDER, raised, relative_error, smallest_share
+from litseq.quantize.report import loss_rise
 from litseq.quantize.rounding import round_to_nearest
+from litseq.quantize.runner import Row, Runner
+from litseq.runtime import Generator
 
 RANDOM = np.random.default_rng(0)
 
@@ -35,12 +38,12 @@ def test_the_worst_are_raised_first():
 def test_bisection_finds_what_a_walk_along_the_ladder_finds(needed):
     asked = []
 
-    def kl_of(share):
+    def rise_of(share):
         asked.append(share)
         return 0.0 if share >= needed else 1.0
 
     walked = next((share for share in LADDER if share >= needed), LADDER[-1])
-    assert smallest_share(kl_of, 0.5) == walked
+    assert smallest_share(rise_of, 0.5) == walked
     assert len(asked) <= 5
 
 
@@ -48,7 +51,7 @@ def test_a_bundle_keeps_the_limit(pytestconfig, tmp_path):
     source = pytestconfig.rootpath / "tests" / "fixtures" / "exported-decoder-only"
 
     def make(name, limit):
-        options = QuantizeOptions("int4", threads=1, compensate=False, max_kl=limit)
+        options = QuantizeOptions("int4", threads=1, compensate=False, max_loss=limit)
         return quantize_bundle(source, tmp_path / name, options)
 
     every = make("every", math.inf)
@@ -65,11 +68,29 @@ def test_a_bundle_keeps_the_limit(pytestconfig, tmp_path):
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
 def test_a_limit_is_above_zero(limit):
-    with pytest.raises(UsageError, match="max_kl"):
-        QuantizeOptions("int4", max_kl=limit)
+    with pytest.raises(UsageError, match="max_loss"):
+        QuantizeOptions("int4", max_loss=limit)
 
 
 def test_int8_takes_no_limit(pytestconfig, tmp_path, capsys):
     source = pytestconfig.rootpath / "tests" / "fixtures" / "exported-decoder-only"
-    assert cli.main(["quantize", str(source), str(tmp_path / "o"), "--to", "int8", "--max-kl", "0.1"]) == 2
-    assert "--max-kl" in capsys.readouterr().err
+    assert cli.main(["quantize", str(source), str(tmp_path / "o"), "--to", "int8", "--max-loss", "0.1"]) == 2
+    assert "--max-loss" in capsys.readouterr().err
+
+
+def test_the_rise_of_given_texts_is_that_of_their_own_tokens(pytestconfig, tmp_path):
+    source = open_bundle(pytestconfig.rootpath / "tests" / "fixtures" / "exported-decoder-only")
+    quantize_bundle(
+        source.path, tmp_path / "o", QuantizeOptions("int4", threads=1, compensate=False, max_loss=math.inf)
+    )
+    after = open_bundle(tmp_path / "o")
+    rows = [Row(None, (5, 6, 7, 8, 9), 1), Row(None, (11, 12, 13), 2)]
+    runners = [Runner(bundle.path, bundle.manifest, 1) for bundle in (source, after)]
+    targets = [list(row.tokens[row.prompt :]) for row in rows]
+    scores = [
+        Generator(bundle, threads=1).score([list(row.tokens[: row.prompt]) for row in rows], targets)
+        for bundle in (source, after)
+    ]
+    expected = sum(a.score - b.score for a, b in zip(*scores, strict=True)) / sum(map(len, targets))
+    assert loss_rise(*runners, rows, given=True) == pytest.approx(expected, abs=1e-4)
+    assert loss_rise(*runners, rows, given=False) > 0

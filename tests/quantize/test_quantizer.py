@@ -63,7 +63,7 @@ def test_with_a_scale_a_row_no_row_depends_on_the_others(exported, tmp_path, nam
 
 def test_compensation_beats_the_nearest_step(exported, tmp_path):
     kl = [
-        quantize_bundle(exported / KINDS[0], tmp_path / str(way), options("int4", compensate=way, max_kl=math.inf)).kl
+        quantize_bundle(exported / KINDS[0], tmp_path / str(way), options("int4", compensate=way, max_loss=math.inf)).kl
         for way in (False, True)
     ]
     assert kl[1] < kl[0]
@@ -152,3 +152,14 @@ def test_hand_made_bundles_too(tmp_path, name):
     report = quantize_bundle(fixture_path(name), tmp_path / "out", options("int8"))
     assert np.isfinite(report.kl)
     assert Generator.from_bundle(tmp_path / "out", threads=1).generate([[5, 6, 7]], max_new_tokens=4)[0].token_ids
+
+
+def test_files_with_a_second_name(exported, tmp_path):
+    """Left by a tool that saves space, or by a run that was killed."""
+    shutil.copytree(exported / KINDS[0], tmp_path / "b")
+    (data,) = (tmp_path / "b").glob("*.data")
+    (tmp_path / "second").hardlink_to(data)
+    report = quantize_bundle(tmp_path / "b", tmp_path / "o", options("int8"))
+    (tmp_path / "second").unlink()
+    assert report.kl == quantize_bundle(tmp_path / "b", tmp_path / "o2", options("int8")).kl
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "o", "o2"]

@@ -75,5 +75,5 @@ def convert(directory: Path, precision: str) -> None:
     for batch in ("large", "small") if precision == "int8" else ("",):
         target = directory / f"litseq-{precision}{f'-{batch}' if batch else ''}"
         # Random weights have no quality that compensation could keep.
-        options = QuantizeOptions(to=precision, batch=batch or None, compensate=False, max_kl=math.inf)
+        options = QuantizeOptions(to=precision, batch=batch or None, compensate=False, max_loss=math.inf)
         quantize_bundle(directory / "litseq-fp32", target, options, force=True)

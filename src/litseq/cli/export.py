@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         msg = f"--tolerance {args.tolerance}: expected a number above 0"
         raise UsageError(msg)
     given = [
-        name for name in ("batch", "block", "max_kl", "calibration", "validation") if getattr(args, name) is not None
+        name for name in ("batch", "block", "max_loss", "calibration", "validation") if getattr(args, name) is not None
     ]
     if given and args.quantize is None:
         msg = f"--{given[0].replace('_', '-')} has no meaning without --quantize; add --quantize int8 or int4"

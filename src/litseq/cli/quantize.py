@@ -38,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--block", type=int, metavar="N", help="inputs that share a scale where batch is small")
     parser.add_argument(
-        "--max-kl",
+        "--max-loss",
         type=float,
         metavar="NATS",
-        help="int4: keep at 8 bits what 4 bits hurt most, until KL(fp32 || quantised) is at most this "
+        help="int4: keep at 8 bits what 4 bits hurt most, until the loss rises by no more than this "
         "(default: 0.008, under one percent of perplexity; inf: all at 4 bits)",
     )
     parser.add_argument(
@@ -64,9 +64,9 @@ def options_of(args: argparse.Namespace, to: Literal["int8", "int4"]) -> Quantiz
     """What `add_options` was given."""
     from litseq.quantize import QuantizeOptions
 
-    if args.max_kl is not None and to != "int4":
-        raise UsageError("--max-kl has no meaning for int8, which has 8 bits everywhere; leave it out")
-    limit = {} if args.max_kl is None else {"max_kl": args.max_kl}
+    if args.max_loss is not None and to != "int4":
+        raise UsageError("--max-loss has no meaning for int8, which has 8 bits everywhere; leave it out")
+    limit = {} if args.max_loss is None else {"max_loss": args.max_loss}
     return QuantizeOptions(
         to, args.batch, args.block, calibration=args.calibration, validation=args.validation, threads=args.threads,
         **limit,

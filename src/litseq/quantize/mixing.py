@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from litseq.quantize.blocks_form import BlockWeight
 
-LADDER = (0.0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
+LADDER = (0.0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)
 """Shares of the weights that are tried at 8 bits."""
 
 
@@ -42,20 +42,20 @@ def raised(errors: Mapping[str, float], sizes: Mapping[str, int], share: float) 
     return chosen
 
 
-def smallest_share(kl_of: Callable[[float], float], limit: float, ladder: Sequence[float] = LADDER) -> float:
-    """The smallest share on the ladder whose KL is within the limit, by bisection; the largest when none is.
+def smallest_share(rise_of: Callable[[float], float], limit: float, ladder: Sequence[float] = LADDER) -> float:
+    """The smallest share on the ladder whose loss rises within the limit, by bisection; the largest when none is.
 
     Args:
-        kl_of: Measures a share; falls as the share grows.
-        limit: Of the KL, in nats.
+        rise_of: Measures a share; falls as the share grows.
+        limit: In nats a token.
         ladder: Shares, rising.
     """
-    if kl_of(ladder[0]) <= limit:
+    if rise_of(ladder[0]) <= limit:
         return ladder[0]
     low, high = 0, len(ladder) - 1  # low is over the limit; high is within it, or the best there is
     while high - low > 1:
         middle = (low + high) // 2
-        if kl_of(ladder[middle]) <= limit:
+        if rise_of(ladder[middle]) <= limit:
             high = middle
         else:
             low = middle

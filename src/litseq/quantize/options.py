@@ -12,8 +12,8 @@ SCHEMES = ("int8", "int4")
 BATCHES = ("large", "small")
 BLOCKS = (16, 32, 64, 128)
 
-MAX_KL = 0.008
-"""Perplexity rises by about exp(KL): under one percent, with some room for texts of another kind."""
+MAX_LOSS = 0.008
+"""Just under one percent of perplexity, so that it stays under it on texts of another kind too."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class QuantizeOptions:
     compensate: bool = True
     """Let each weight of an int4 bundle make up for the rounding of those before it; without, each goes to the nearest
     step of the best scale."""
-    max_kl: float = MAX_KL
-    """Of an int4 bundle: matrices whose 4 bits cost most are kept at 8 bits, as few as bring KL(fp32 || quantised), on texts
-    like those it is calibrated on, down to this, in nats a token. Infinite: all matrices have 4 bits, whatever that costs."""
+    max_loss: float = MAX_LOSS
+    """Of an int4 bundle: matrices whose 4 bits cost most are kept at 8 bits, as few as bring the rise of the loss, on texts like
+    those it is calibrated on, down to this, in nats a token (0.01: one percent of perplexity). Infinite: all matrices have
+    4 bits, whatever that costs."""
     validation: Path | None = None
     """Texts as in `calibration`, on which perplexity, and BLEU and chrF of pairs, are measured before and after."""
     threads: int | None = None
@@ -62,9 +63,9 @@ class QuantizeOptions:
             raise UsageError("block has no meaning for int8 with batch large, which has one scale a row; leave it out")
         if self.head_bits not in (4, 8):
             raise UsageError(f"head_bits is {self.head_bits!r}, expected 4 or 8")
-        if not self.max_kl > 0:
+        if not self.max_loss > 0:
             raise UsageError(
-                f"max_kl is {self.max_kl!r}, expected a number above 0 (nats a token), or inf for no limit"
+                f"max_loss is {self.max_loss!r}, expected a number above 0 (nats a token), or inf for no limit"
             )
         for name, path in (("calibration", self.calibration), ("validation", self.validation)):
             if path is not None and not Path(path).is_file():

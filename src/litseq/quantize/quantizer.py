@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,7 @@ from litseq.runtime.sessions import check_threads
 
 CALIBRATION_TOKENS = 12288
 MEASURED_TOKENS = 2048
+TRIAL_TOKENS = 4096
 MEASURED_PAIRS = 200
 
 Say = Callable[[str], None]
@@ -65,8 +67,7 @@ def quantize_bundle(
     """
     options = to if isinstance(to, QuantizeOptions) else QuantizeOptions(to)
     check_target(out, force=force)
-    source = open_bundle(bundle)
-    with create_bundle(out, force=force) as draft:
+    with create_bundle(out, force=force) as draft, _sole_names(open_bundle(bundle), draft.path) as source:
         kept = set(source.manifest.files) - set(graph_files(source.manifest)) - {WEIGHTS_FILE, CARD_FILE}
         for name in sorted(kept):
             shutil.copyfile(source.file(name), draft.path / name)
@@ -143,6 +144,18 @@ def _load(file: Path) -> ir.Model:
         raise BundleError(f"{file} is no ONNX graph ({' '.join(str(error).split())[:200]})") from error
 
 
+@contextmanager
+def _sole_names(source: Bundle, beside: Path) -> Iterator[Bundle]:
+    """The bundle, or a passing copy of it: the reader of ONNX weights refuses files with a second name (hard links)."""
+    if all(source.file(name).stat().st_nlink == 1 for name in source.manifest.files):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{beside.name}.", dir=beside.parent) as copy:
+        for name in source.manifest.files:
+            shutil.copyfile(source.file(name), Path(copy) / name)
+        yield Bundle(Path(copy), source.manifest)
+
+
 def _calibration(sampler: Sampler, options: QuantizeOptions, say: Say) -> tuple[list[Row], str | None]:
     if options.to == "int8" or not options.compensate:
         return [], None
@@ -208,31 +221,31 @@ def _keep_at_8_bits(
     scratch: Path,
     say: Say,
 ) -> float:
-    """Put as many matrices as `max_kl` asks for at 8 bits into `done`; their share of the weights in the layers."""
-    if math.isinf(options.max_kl) or not errors:
+    """Put as many matrices as `max_loss` asks for at 8 bits into `done`; their share of the weights in the layers."""
+    if math.isinf(options.max_loss) or not errors:
         return 0.0
     by_name = {weight.name: weight for weight in weights}
     sizes = {name: by_name[name].size for name in errors}
     sampler.seed += 1  # others than those it was calibrated on
-    rows = _fewer(_trial_rows(sampler, options), MEASURED_TOKENS // 2)
+    rows = _fewer(_trial_rows(sampler, options), TRIAL_TOKENS)
     before = Runner(source.path, source.manifest, threads)
 
     def with_share(share: float) -> dict[str, RowWeight | BlockWeight]:
         chosen = raised(errors, sizes, share)
         return done | {name: _at_8_bits(by_name[name], options) for name in chosen}
 
-    def kl_of(share: float) -> float:
+    def rise_of(share: float) -> float:
         with tempfile.TemporaryDirectory(dir=scratch) as directory:
             models = {file: _load(source.file(file)) for file in graph_files(source.manifest)}
             apply(models, find_weights(models), with_share(share))
             save_graphs(models, Path(directory))
             files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in Path(directory).iterdir()}
             after = Runner(Path(directory), replace(source.manifest, files=files), threads)
-            kl = reports.compare(before, after, rows)[0]
-        say(f"{share:.0%} of the weights at 8 bits: KL {kl:.2g}")
-        return kl
+            rise = reports.loss_rise(before, after, rows, given=options.calibration is not None)
+        say(f"{share:.0%} of the weights at 8 bits: the loss rises by {rise:.2g} nats")
+        return rise
 
-    share = smallest_share(kl_of, options.max_kl)
+    share = smallest_share(rise_of, options.max_loss)
     done.update(with_share(share))
     return sum(sizes[name] for name in raised(errors, sizes, share)) / sum(sizes.values())
 
@@ -244,7 +257,7 @@ def _at_8_bits(weight: Weight, options: QuantizeOptions) -> BlockWeight:
 def _trial_rows(sampler: Sampler, options: QuantizeOptions) -> list[Row]:
     if options.calibration is None:
         return sampler.own_rows(16, 96)
-    return sampler.rows(read_texts(options.calibration, pairs=sampler.manifest.encoder is not None), MEASURED_TOKENS)
+    return sampler.rows(read_texts(options.calibration, pairs=sampler.manifest.encoder is not None), TRIAL_TOKENS)
 
 
 def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:

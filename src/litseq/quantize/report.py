@@ -63,6 +63,29 @@ def compare(before: Runner, after: Runner, rows: Sequence[Row]) -> tuple[float, 
     return max(0.0, kl / count), same / count, count
 
 
+def loss_rise(before: Runner, after: Runner, rows: Sequence[Row], *, given: bool) -> float:
+    """How much the mean negative log-probability of rows rises, in nats a token; perplexity rises by a factor of its exp.
+
+    Args:
+        before: The fp32 graphs.
+        after: The quantised ones.
+        rows: What to read.
+        given: The rows are given texts, whose own tokens count. Else the model wrote them by its own probabilities: then
+            the expectation over all tokens it might have written, which is KL(fp32 || quantised), says the same with less
+            noise.
+    """
+    if not given:
+        return compare(before, after, rows)[0]
+    rise, count = 0.0, 0
+    for row in rows:
+        targets = np.array(row.tokens[row.prompt :])
+        places = np.arange(len(targets))
+        expected, found = (_log_softmax(runner.run(row)[0][row.prompt - 1 : -1]) for runner in (before, after))
+        rise += float((expected[places, targets] - found[places, targets]).sum())
+        count += len(targets)
+    return rise / max(1, count)
+
+
 def changed_by_batch(generator: Generator, rows: Sequence[Row], has_encoder: bool) -> str:
     """Greedy output of rows alone against the same rows together."""
     chosen = rows[:BATCH_ROWS]
