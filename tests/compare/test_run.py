@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -25,11 +26,12 @@ def run(comparison, **options):
     return results, stream.getvalue()
 
 
-def test_a_failed_arm_is_kept_apart_and_a_second_call_does_what_is_left(tmp_path):
+def test_a_failed_arm_is_kept_apart_and_a_second_call_does_what_is_left(tmp_path, monkeypatch):
     write_pairs(tmp_path)
+    monkeypatch.chdir(tmp_path)  # `out` is most often relative
     # Every pair is left out of this arm's data, which is known only when it begins to train.
     broken = Arm("litseq.models.DecoderOnly", {"num_layers": 2}, {"max_source_length": 1})
-    comparison = small(tmp_path)
+    comparison = small(tmp_path, out="out")
     comparison.arms["broken"] = broken
     results, log = run(comparison)
     out = tmp_path / "out"
@@ -45,6 +47,9 @@ def test_a_failed_arm_is_kept_apart_and_a_second_call_does_what_is_left(tmp_path
     assert max(sizes) / min(sizes) < 1.02
     for name in ("encoder-decoder", "causal"):
         training = results["arms"][name]["seeds"]["1"]["training"]
+        # What was exported can be exported again, as int8 say; the other checkpoints are gone.
+        kept = list((run_directory(out, name, 1) / "checkpoints").glob("*.ckpt"))
+        assert [path.resolve() for path in kept] == [Path(training["checkpoint"]).resolve()]
         assert 4000 <= training["tokens"] < 4000 + 256  # to one batch
         assert training["curve"][-1]["step"] == training["steps"]
         assert training["flops"] > 6 * training["tokens"] * 1000

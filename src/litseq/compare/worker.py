@@ -49,7 +49,7 @@ def work(directory: Path) -> None:
     write_json(directory / RESULT, {"training": training, "export": export})
     if not plan["keep_checkpoints"]:
         for file in (directory / "checkpoints").glob("*.ckpt"):
-            if file != Path(training["checkpoint"]):
+            if file.resolve() != Path(training["checkpoint"]).resolve():  # the trainer's paths are absolute
                 file.unlink()
 
 
