@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/litseq demo --out runs/demo --force
+	$(BIN)/litseq demo --out runs/demo --gallery exports --force
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from sacrebleu.metrics import CHRF
 
 from litseq.data import PairDataModule
+from litseq.demo.gallery import show_gallery
 from litseq.demo.number_words import NumberPairs, draw_numbers, write_number_pairs
 from litseq.demo.report import ArchitectureResult, print_report, write_results
 from litseq.demo.settings import DemoSettings
@@ -29,7 +30,12 @@ _CHUNK = 128
 
 
 def run_demo(
-    settings: DemoSettings, out: Path | None = None, *, force: bool = False, console: Console | None = None
+    settings: DemoSettings,
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    gallery: Path | None = None,
+    console: Console | None = None,
 ) -> list[ArchitectureResult]:
     """Train, export, verify and measure both architectures, and print the table.
 
@@ -37,6 +43,7 @@ def run_demo(
         settings: The sizes.
         out: Where the two bundles and results.json stay; `None` keeps nothing.
         force: Replace `out` when it is an earlier demo's.
+        gallery: Trained bundles that say something at the end; `None` ends without them.
         console: Where to print; `None` is standard output.
     """
     console = console or Console()
@@ -66,6 +73,8 @@ def run_demo(
             console.print(
                 f"  litseq generate {out / result.architecture} 'forty-two thousand and seven'", soft_wrap=True
             )
+    if gallery is not None:
+        show_gallery(gallery, console)
     return results
 
 
