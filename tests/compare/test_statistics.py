@@ -85,3 +85,8 @@ def test_lower_cased_bleu_is_sacrebleus():
     assert "case:lc" in lower.signature
     assert plain.score(text_rows(plain, plain_scorer, outputs, references).sum(axis=0)) < 50
     assert lower.score(text_rows(lower, lower_scorer, outputs, references).sum(axis=0)) == pytest.approx(100)
+
+
+def test_equal_arms_do_not_differ():
+    scores = [np.array([1.0, 2.0, 3.0])]
+    assert compare([2.0], [2.0], scores, scores).p_value == 1.0

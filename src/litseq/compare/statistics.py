@@ -84,7 +84,7 @@ def compare(
     resampled = np.mean(scores, axis=0) - np.mean(other_scores, axis=0)
     # As sacreBLEU's paired bootstrap: how often is chance alone as large? The 1 keeps it above zero.
     apart = np.abs(resampled)
-    beyond = int((apart - apart.mean() > abs(mean)).sum())
+    beyond = int((apart - apart.mean() >= abs(mean)).sum())  # with equality, or equal arms would differ for certain
     return Difference(
         Interval(mean, *_middle(resampled)), (beyond + 1) / (len(resampled) + 1), differences, over_seeds(differences)
     )
