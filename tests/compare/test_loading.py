@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from compare.small import write_pairs
+from litseq.cli.main import main
 from litseq.compare.building import build_module
 from litseq.compare.loading import load
 from litseq.compare.planning import make_plans
@@ -94,3 +95,11 @@ def test_shipped_configurations_match_their_arms(config, tmp_path):
         sizes = [arm.size.parameters for arm in arms]
         reference = next(a.size.parameters for a in arms if a.name == comparison.reference_arm)
         assert all(abs(size / reference - 1) <= comparison.tolerance for size in sizes)
+
+
+def test_the_help_lists_every_setting(capsys):
+    assert main(["compare", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        setting in text for setting in ("--config", "--force", "--budget.tokens", "--bleu_tokenizers", "--seeds")
+    )
