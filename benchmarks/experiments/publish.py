@@ -49,9 +49,9 @@ def main() -> None:
     results = condensed(json.loads((args.run / "results.json").read_text(encoding="utf-8")))
     if (args.run / "context.json").is_file():
         results["context"] = json.loads((args.run / "context.json").read_text(encoding="utf-8"))
-    args.page.with_suffix(".json").write_text(
-        json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    # The runs were given the tokenizer by its full path, which is of one machine.
+    text = json.dumps(results, indent=1, ensure_ascii=False).replace(f"{Path.cwd()}/", "")
+    args.page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
