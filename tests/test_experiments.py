@@ -132,3 +132,10 @@ def test_curves_and_single_latencies_stay_out_of_the_repository():
     arm = {"seeds": {"1": {"training": {"curve": [1], "tokens": 5}}}, "speed": {"latency": {"ms": [1], "p50_ms": 1}}}
     found = publish.condensed({"arms": {"a": arm}})["arms"]["a"]
     assert found == {"seeds": {"1": {"training": {"tokens": 5}}}, "speed": {"latency": {"p50_ms": 1}}}
+
+
+def test_the_longest_conversation_finds_no_foreign_history():
+    long = context.Answer((("a", "b"), ("c", "d")), "e", "f", None)
+    short = context.Answer((("g", "h"),), "i", "j", None)
+    assert context.foreign(long, random.Random(0), [long, short]) is None
+    assert context.foreign(short, random.Random(0), [long, short]) == (("a", "b"),)

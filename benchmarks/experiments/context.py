@@ -105,11 +105,10 @@ def all_dropped(answer: Answer, rng: random.Random, _: Sequence[Answer]) -> tupl
 
 
 def foreign(answer: Answer, rng: random.Random, everything: Sequence[Answer]) -> tuple[Exchange, ...] | None:
-    """As many exchanges of another conversation."""
-    while True:
-        other = rng.choice(everything)
-        if len(other.earlier) >= len(answer.earlier) and other.earlier[0] != answer.earlier[0]:
-            return other.earlier[: len(answer.earlier)]
+    """As many exchanges of another conversation; None where no other one is as long."""
+    others = [other.earlier for other in everything if len(other.earlier) >= len(answer.earlier)]
+    others = [earlier for earlier in others if earlier[0] != answer.earlier[0]]
+    return rng.choice(others)[: len(answer.earlier)] if others else None
 
 
 RECALL: dict[str, Perturbation] = {
