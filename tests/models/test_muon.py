@@ -6,6 +6,7 @@ import torch
 
 from litseq.errors import UsageError
 from litseq.models import DecoderOnly, MuonAdamW
+from litseq.models.muon import orthogonal
 from litseq.models.optim import parameter_groups
 from models.toy_batches import tiny_encoder_decoder
 
@@ -26,7 +27,8 @@ def _equal(left: DecoderOnly, right: DecoderOnly) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
 
 
-def test_steps_as_torchs_two_optimisers_do():
+def test_steps_as_torchs_two_optimisers_do(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # torch's iterations are in bfloat16, on a CPU too
     ours, theirs = _model(), _model()
     pair = MuonAdamW(parameter_groups(ours), lr=0.01, weight_decay=0.1)
     matrices, rest = (group["params"] for group in parameter_groups(theirs))
@@ -35,8 +37,31 @@ def test_steps_as_torchs_two_optimisers_do():
     for _ in range(3):
         _backward(ours), pair.step()
         _backward(theirs), muon.step(), adamw.step()
-    assert _equal(ours, theirs)
+    for mine, torchs in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, torchs, atol=1e-6, rtol=0)
     assert not _equal(ours, _model())
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 48, 16), (2, 16, 48)])
+def test_updates_have_the_gradients_directions_and_even_sizes(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonal(matrices)
+    inner = u.mT @ found @ vh.mT  # diagonal in the same directions
+    sizes = inner.diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(inner, torch.diag_embed(sizes), atol=1e-4, rtol=0)
+    assert 0.6 < sizes.min() and sizes.max() < 1.25
+
+
+def test_one_tensor_is_stepped_as_it_is_beside_others():
+    alone, beside = _model(), _model()
+    name = "decoder.layers.0.feed_forward.down.weight"
+    single = MuonAdamW([{"params": [alone.get_parameter(name)], "matrices": True}], lr=0.01)
+    every = MuonAdamW(parameter_groups(beside), lr=0.01)
+    _backward(alone), single.step()
+    _backward(beside), every.step()
+    torch.testing.assert_close(alone.get_parameter(name), beside.get_parameter(name), atol=1e-6, rtol=0)
 
 
 def test_a_loaded_state_goes_on_with_the_same_bits():
