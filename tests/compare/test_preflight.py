@@ -5,7 +5,7 @@ import pytest
 from compare.small import small, write_pairs
 from litseq.compare.config import Arm, Budget
 from litseq.compare.run import run_comparison
-from litseq.errors import DataError, UsageError
+from litseq.errors import CheckpointError, DataError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ from litseq.errors import DataError, UsageError
         ({"arms": {"a": Arm("litseq.models.Nothing")}}, UsageError, "arm a: .*Nothing"),
         ({"arms": {"a": Arm("litseq.models.DecoderOnly", {"num_layer": 3})}}, UsageError, "arm a: .*num_layer"),
         ({"arms": {"a": Arm("litseq.models.DecoderOnly", {}, {"histery": 3})}}, UsageError, "arm a: .*histery"),
+        (
+            {"arms": {"a": Arm("litseq.models.DecoderOnly", start_from="none.ckpt")}},
+            CheckpointError,
+            r"none\.ckpt does not exist",
+        ),
     ],
 )
 def test_refused_at_once(tmp_path, changes, error, message):

@@ -24,12 +24,15 @@ class Arm:
         init_args: Its arguments, on top of those that all arms share.
         data: Arguments of the data module for this arm, on top of the shared ones, such as `objective` or `history`.
         label: What the report calls it; the name of the arm when it is not given.
+        start_from: A checkpoint whose weights the training starts with (`litseq.callbacks.StartFrom`). The data's
+            `tokenizer` must be its.
     """
 
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
+    start_from: str | None = None
 
 
 @dataclass

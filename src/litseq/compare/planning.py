@@ -65,6 +65,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
         for arm in arms:
             # Every seed its own order; but not its own validation set, where that is cut by the same seed.
             order = {} if arm.data.get("val_fraction") else {"seed": seed}
+            start_from = comparison.arms[arm.name].start_from
             plans.append(
                 shared
                 | {
@@ -76,6 +77,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
                     "data": {"class_path": comparison.data.class_path, "init_args": arm.data | order},
                     "budget": {"tokens": arm.tokens, "minutes": comparison.budget.minutes},
                 }
+                | ({} if start_from is None else {"start_from": str(Path(start_from).resolve())})
             )
     return arms, plans
 

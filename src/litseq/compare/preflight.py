@@ -10,6 +10,7 @@ from litseq.compare.building import build_data, build_module
 from litseq.compare.config import Comparison
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
+from litseq.models.checkpoint import read_checkpoint
 
 _OURS = {"callbacks", "logger", "max_steps", "max_epochs", "max_time", "devices", "num_nodes"}
 """What the comparison itself decides."""
@@ -20,6 +21,7 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
 
     Raises:
         UsageError: for an argument.
+        CheckpointError: for a checkpoint to start from.
         DataError: for a file.
     """
     GenerationOptions.from_mapping(comparison.generation, GenerationOptions())
@@ -33,6 +35,8 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
         with torch.device("meta"):
             build_module(arm.class_path, comparison.model | arm.init_args, f"arm {name}")
         build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
+        if arm.start_from is not None:
+            read_checkpoint(arm.start_from)
     data = build_data(comparison.data.class_path, args)
     for name, paths in (("val", args.get("val")), *tests.items()):
         if paths is None:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from litseq.callbacks import AverageCheckpoints
+from litseq.callbacks import AverageCheckpoints, StartFrom
 from litseq.compare.building import build_data, build_module
 from litseq.compare.files import CHECKPOINTS, CURVE, read_json, write_json, write_progress
 from litseq.compare.flops import Cost, Tokens
@@ -196,7 +196,8 @@ def _trainer(
         "use_distributed_sampler": False,
         "devices": 1,
     }
-    return Trainer(callbacks=[curve, saved, resume], **(options | limits | plan["trainer"])), saved
+    start = [StartFrom(plan["start_from"])] if "start_from" in plan else []
+    return Trainer(callbacks=[*start, curve, saved, resume], **(options | limits | plan["trainer"])), saved
 
 
 def _chosen(plan: dict[str, Any], saved: ModelCheckpoint, curve: Curve, final: Path) -> Path:
