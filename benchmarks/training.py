@@ -218,7 +218,7 @@ def hf(case: str, files: dict[str, str], max_tokens: int, gate: Gate) -> None:
     # The loader makes a batch just before its step; the time of a turn so holds whole steps.
     arguments = transformers.TrainingArguments(
         tempfile.mkdtemp(), per_device_train_batch_size=size, max_steps=10**6, learning_rate=1e-3, warmup_steps=400,
-        max_grad_norm=1.0, adam_beta2=0.98, group_by_length=case == "pairs", length_column_name="length",
+        max_grad_norm=1.0, adam_beta2=0.98, group_by_length=case == "pairs",
         save_strategy="no", logging_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False,
         disable_tqdm=True, optim="adamw_torch_fused", dataloader_pin_memory=False,
     )  # fmt: skip
@@ -244,10 +244,11 @@ def _hf_pairs(files: dict[str, str], max_tokens: int) -> tuple[nn.Module, Any, C
     collate = data.make_collate(dataset)
 
     def pad(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return dict(collate([example["ids"] for example in examples]))
+        return dict(collate([example["pair"] for example in examples]))
 
-    rows = [{"ids": dataset[i], "length": int(dataset.lengths[i].sum())} for i in range(len(dataset))]
-    per_row = sum(row["length"] for row in rows) / len(rows)
+    # Trainer groups by the length of `input_ids`, and by a column of lengths only where the rows are a `datasets.Dataset`.
+    rows = [{"pair": dataset[i], "input_ids": range(int(dataset.lengths[i].sum()))} for i in range(len(dataset))]
+    per_row = sum(len(row["input_ids"]) for row in rows) / len(rows)
     return transformers.MarianMTModel(config), _Rows(rows), pad, max(1, round(max_tokens / per_row))
 
 
@@ -265,15 +266,15 @@ def _hf_text(files: dict[str, str], max_tokens: int) -> tuple[nn.Module, Any, Ca
     )  # fmt: skip
 
     def stack(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ids = torch.stack([example["ids"] for example in examples])
+        ids = torch.stack([example["input_ids"] for example in examples])
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
-    rows = [{"ids": block, "length": BLOCK} for block in blocks]
+    rows = [{"input_ids": block} for block in blocks]
     return transformers.GPT2LMHeadModel(config), _Rows(rows), stack, max_tokens // BLOCK
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """A list, with the lengths where Trainer looks for them."""
+    """A list, as a dataset."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -355,9 +356,9 @@ def table(results: dict[str, Any]) -> str:
     ]  # fmt: skip
     for case, systems in results["cases"].items():
         speed = {name: found["tokens_per_second"] for name, found in systems.items()}
-        ours = max(value for name, value in speed.items() if name.startswith("litseq"))
+        ours = [value for name, value in speed.items() if name.startswith("litseq")]
         others = [value for name, value in speed.items() if not name.startswith("litseq")]
-        ratio = f"{ours / max(others):.2f}x" if others else "-"
+        ratio = f"{max(ours) / max(others):.2f}x" if ours and others else "-"
         lines.append(f"| {titles[case]} | " + " | ".join(f"{speed[n]:,.0f}" for n in speed) + f" | {ratio} |")
     return "\n".join([*lines, ""])
 
