@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from litseq.cli import train
+from litseq.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,3 +140,39 @@ def test_the_longest_conversation_finds_no_foreign_history():
     short = context.Answer((("g", "h"),), "i", "j", None)
     assert context.foreign(long, random.Random(0), [long, short]) is None
     assert context.foreign(short, random.Random(0), [long, short]) == (("a", "b"),)
+
+
+def test_the_small_sets_are_drawn_from_the_pairs_and_one_tokenizer_serves_both(tmp_path, monkeypatch):
+    plain_text = load("plain_text")
+    monkeypatch.setattr(plain_text, "SIZES", (3, 5))
+    (tmp_path / "stories.txt").write_text("once upon a time\nthere was a king\n")
+    pairs = [f"word {number}\tWort {number}" for number in range(9)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(pairs) + "\n")
+    plain_text.prepare(tmp_path / "out", str(tmp_path / "stories.txt"), str(tmp_path / "pairs.tsv"), 300)
+    small, larger = ((tmp_path / "out" / f"pairs-{size}.tsv").read_text().splitlines() for size in (3, 5))
+    assert (len(set(small)), len(set(larger))) == (3, 5)
+    assert set(small) < set(larger) < set(pairs)
+    tokenizer = Tokenizer.load(tmp_path / "out" / "tokenizer.json")
+    for text in ("once upon a king", "Wort 3"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert "<extra_id_99>" in tokenizer.to_json()
+
+
+def test_the_table_has_a_row_an_arm_and_a_column_a_fine_tuning():
+    def scores(values):
+        return {name: {"value": value} for name, value in values.items()}
+
+    before = {"tests": {"test": {"scores": {"bits_per_byte": scores({"a": 1.5, "b": 2.5})}}}}
+    run = {
+        "title": "Fine-tuning, 10 pairs",
+        "arms": {"a": {"label": "plain"}, "a-pretrained": {"label": "pre-trained"}, "b": {"label": "other"}},
+        "tests": {"test": {"scores": {"bleu": scores({"a": 1.0, "a-pretrained": 2.0})}}},
+    }
+    run["tests"]["test"]["scores"]["bits_per_byte"] = scores({"a": 3.0, "a-pretrained": 2.0})
+    lines = load("plain_text").table(before, [run]).splitlines()
+    assert lines[0] == "| | bits per byte of the stories | 10 pairs: BLEU / bits per byte |"
+    assert lines[2:] == [
+        "| plain | - | 1.0 / 3.000 |",
+        "| pre-trained | 1.500 | 2.0 / 2.000 |",
+        "| other | - | failed |",
+    ]

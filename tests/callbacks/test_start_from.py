@@ -40,7 +40,9 @@ def test_weights_are_taken_and_nothing_else(pretrained):
 
     class Look(StartFrom):
         def on_train_start(self, trainer, pl_module):
-            seen.append((same(load_module(pretrained), pl_module), trainer.global_step, len(pl_module.optimizers().state)))
+            seen.append(
+                (same(load_module(pretrained), pl_module), trainer.global_step, len(pl_module.optimizers().state))
+            )
 
     torch.manual_seed(2)
     module = tiny_decoder_only(learning_rate=1e-2, warmup_steps=1)
@@ -68,7 +70,9 @@ def test_a_resumed_training_keeps_its_own(pretrained, tmp_path):
 
 def test_another_model_or_tokenizer_is_refused(pretrained, tmp_path):
     start = StartFrom(str(pretrained))
-    with pytest.raises(CheckpointError, match=r"is of another model: decoder\..* is .* there and .* here.* and more; build"):
+    with pytest.raises(
+        CheckpointError, match=r"is of another model: decoder\..* is .* there and .* here.* and more; build"
+    ):
         fit(tiny_decoder_only(embed_dim=32), start)
     with pytest.raises(UsageError, match=r"give the data module tokenizer= the tokenizer\.json"):
         fit(tiny_decoder_only(), start, data=Texts("z y x w v u t s r q p o n m l k j i"))

@@ -28,7 +28,8 @@ def _equal(left: DecoderOnly, right: DecoderOnly) -> bool:
 
 
 def test_steps_as_torchs_two_optimisers_do(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # torch's iterations are in bfloat16, on a CPU too
+    # torch's iterations are in bfloat16, on a CPU too.
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     ours, theirs = _model(), _model()
     pair = MuonAdamW(parameter_groups(ours), lr=0.01, weight_decay=0.1)
     matrices, rest = (group["params"] for group in parameter_groups(theirs))
@@ -51,7 +52,8 @@ def test_updates_have_the_gradients_directions_and_even_sizes(shape):
     inner = u.mT @ found @ vh.mT  # diagonal in the same directions
     sizes = inner.diagonal(dim1=-2, dim2=-1)
     torch.testing.assert_close(inner, torch.diag_embed(sizes), atol=1e-4, rtol=0)
-    assert 0.6 < sizes.min() and sizes.max() < 1.25
+    assert sizes.min() > 0.6
+    assert sizes.max() < 1.25
 
 
 def test_one_tensor_is_stepped_as_it_is_beside_others():
