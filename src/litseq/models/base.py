@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from litseq.models.hardware import lacks_bfloat16
 from litseq.models.loss import LossSum, token_cross_entropy
 from litseq.models.memory import keep_freed_memory
 from litseq.models.metrics import StageMetrics, TokenMean, text_bytes
@@ -144,6 +146,11 @@ class SequenceModule(LightningModule, ABC):
         if stage == "fit":
             if self.trainer.strategy.root_device.type == "cpu":
                 keep_freed_memory()
+                if str(self.trainer.precision).startswith("bf16") and lacks_bfloat16():
+                    rank_zero_info(
+                        f"precision {self.trainer.precision}: this processor has no bfloat16 instructions and multiplies"
+                        " such matrices slowly; 32-true is faster here"
+                    )
             # A resumed run takes the seed of its checkpoint instead, behind this hook.
             self.record.seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         datamodule = getattr(self.trainer, "datamodule", None)
