@@ -176,3 +176,12 @@ def test_the_table_has_a_row_an_arm_and_a_column_a_fine_tuning():
         "| pre-trained | 1.500 | 2.0 / 2.000 |",
         "| other | - | failed |",
     ]
+
+
+def test_sentences_that_must_not_be_copied_are_left_out():
+    report = "# R\n\n## Quality\n\n| a |\n\n## Examples (test)\n\n- input: secret\n\nMade by `litseq compare`\n"
+    results = {"tests": {"test": {"scores": {}, "examples": [{"input": "secret"}]}}}
+    kept = publish.without_examples(report, results)
+    assert "secret" not in kept + str(results)
+    assert "| a |" in kept
+    assert kept.endswith("Made by `litseq compare`")
