@@ -179,7 +179,10 @@ def test_in_a_terminal(bundle, generator, start):
     os.write(ours, b"hello\n")
     wait_for(b"hello\r\n")
     wait_for(b"you> ")
+    # A signal between the prompt and the wait for a key is noticed with the next key only: hence again, until it is seen.
     process.send_signal(signal.SIGINT)
+    while not select.select([ours], [], [], 2)[0]:
+        process.send_signal(signal.SIGINT)
     wait_for(b"Ctrl-D or /quit ends\r\n")
     wait_for(b"you> ")
     os.write(ours, b"\x04")
