@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from litseq.data import PairDataModule, TextDataModule
+from litseq.text import Tokenizer
 
 SIZES = (1_000, 10_000)
 
 
 def prepare(out: Path, stories: str, pairs: str, vocab_size: int = 4000, seed: int = 0) -> None:
     """Write the tokenizer and the small training sets."""
-    from litseq.text import Tokenizer
-
     out.mkdir(parents=True, exist_ok=True)
     text = TextDataModule(train=stories, objective="span-corruption")
     (documents,) = text.read_all(stories)
