@@ -26,7 +26,7 @@ if ! "$a/bin/python" -c 'import llama_cpp' 2>/dev/null || test ! -d "$a/llama.cp
         tar -xzf "$scratch"/llama_cpp_python-*.tar.gz -C "$scratch"; then
         mkdir -p "$a/llama.cpp"
         cp -r "$scratch"/llama_cpp_python-*/vendor/llama.cpp/{convert_hf_to_gguf.py,conversion,gguf-py} "$a/llama.cpp"
-        CMAKE_ARGS=-DGGML_NATIVE=ON "$a/bin/python" "${pip[@]}" install "$scratch"/llama_cpp_python-*/ ||
+        CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" "$a/bin/python" "${pip[@]}" install "$scratch"/llama_cpp_python-*/ ||
             echo "setup.sh: llama.cpp could not be compiled; it will be left out" >&2
     else
         echo "setup.sh: the source of llama.cpp cannot be had; it will be left out" >&2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import time
@@ -21,6 +20,7 @@ from litseq.bundle import Bundle, open_bundle
 from litseq.errors import UsageError
 from litseq.generation import Engine, GenerationOptions, Prompt, Request
 from litseq.runtime.graphs import Graphs
+from litseq.runtime.processor import this_processor
 from litseq.runtime.sessions import check_threads
 from litseq.runtime.step_model import OrtStepModel
 
@@ -113,7 +113,7 @@ def bench(
             points.append(timer.point(batch, length))
     return BenchResult(
         bundle=str(path), architecture=bundle.manifest.architecture, limits=limits, step_bytes=timer.decoder.bytes,
-        cache_bytes=cache_bytes(bundle), points=points, cpu=cpu_name(),
+        cache_bytes=cache_bytes(bundle), points=points, cpu=this_processor().name,
         versions={"litseq": litseq.__version__, "onnxruntime": onnxruntime.__version__},
     )  # fmt: skip
 
@@ -201,12 +201,3 @@ class _Timer:
     def _multiply(self, weights: GraphWeights, tokens: int) -> float:
         speed = self.limits.integer_operations if weights.integer else self.limits.float_operations
         return 2 * weights.multiplied * tokens / speed
-
-
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        return next(line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -27,6 +27,7 @@ from litseq.compare.scoring import (
 )
 from litseq.compare.statistics import Floats, Interval, compare, estimate, over_seeds, resampled_scores, resamples
 from litseq.errors import UsageError
+from litseq.runtime.processor import this_processor
 
 _EXAMPLES = 8
 _BUCKET_RESAMPLES = 300
@@ -226,15 +227,7 @@ def _plain(interval: Interval | None) -> dict[str, float] | None:
 def _machine() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": this_processor().name,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from litseq.errors import UsageError
 from litseq.quantize.runner import Row, Runner
 from litseq.quantize.samples import Text
 from litseq.runtime import Generator
+from litseq.runtime.processor import this_processor
 
 BATCH_ROWS, BATCH_TOKENS = 8, 24
 _FEATURES = (
@@ -130,20 +130,10 @@ def text_metrics(generator: Generator, texts: Sequence[Text]) -> dict[str, float
 
 def machine() -> dict[str, object]:
     """What the kernels that were measured depend on."""
-    flags: set[str] = set()
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("flags", "Features"):
-                flags |= set(value.split())
-            elif key.strip() == "model name":
-                name = value.strip()
-    except OSError:  # no Linux
-        pass
+    processor = this_processor()
     return {
-        "cpu": name,
-        "features": [feature for feature in _FEATURES if feature in flags],
+        "cpu": processor.name,
+        "features": [feature for feature in _FEATURES if feature in processor.features],
         "onnxruntime": onnxruntime.__version__,
     }
 
