@@ -77,7 +77,7 @@ def _llama(shape: Shape) -> tuple[nn.Module, SequenceModule]:
 def _gpt2(shape: Shape) -> tuple[nn.Module, SequenceModule]:
     config = transformers.GPT2Config(
         vocab_size=shape.vocab, n_embd=shape.dim, n_layer=shape.layers, n_head=shape.heads, n_inner=shape.ffn,
-        n_positions=shape.max_length, bos_token_id=1, eos_token_id=EOS,
+        n_positions=shape.max_length, n_ctx=shape.max_length, bos_token_id=1, eos_token_id=EOS,
     )  # fmt: skip
     theirs = transformers.GPT2LMHeadModel(config).eval()
     ours = DecoderOnly(

@@ -1,6 +1,5 @@
 """The nodes that replace products and gathers, against numpy."""
 
-
 import numpy as np
 import onnx_ir as ir
 import onnxruntime

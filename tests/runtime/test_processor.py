@@ -16,7 +16,13 @@ def test_name_and_features_are_linux_own():
 
 @pytest.mark.parametrize(
     ("text", "exact"),
-    [(ZEN_3, False), (ZEN_4, True), (ALDER_LAKE, True), (ALDER_LAKE.replace("avx2", "avx2 avx512f"), False), ("", False)],
+    [
+        (ZEN_3, False),
+        (ZEN_4, True),
+        (ALDER_LAKE, True),
+        (ALDER_LAKE.replace("avx2", "avx2 avx512f"), False),
+        ("", False),
+    ],
 )
 def test_what_adds_8_bit_products_exactly(text, exact):
     assert parse_cpuinfo(text, "x86_64").has_vnni is exact

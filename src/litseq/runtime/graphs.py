@@ -60,8 +60,8 @@ class Graphs:
             # The decoder first: a large table is packed before the encoder's weights take their memory.
             self.decoder = self._load(bundle, manifest.decoder.file, threads, spinning=spinning)
             if manifest.encoder is not None:
-                # Its threads must not spin beside the decoder's, which take over right after it.
-                self.encoder = self._load(bundle, manifest.encoder.file, threads, spinning=False)
+                # Its threads must not go on spinning beside the decoder's, which take over right after it.
+                self.encoder = self._load(bundle, manifest.encoder.file, threads, spinning=spinning, lingering=False)
         problems = _contradictions(self.decoder, *_decoder_tensors(manifest))
         if self.encoder is not None:
             problems += _contradictions(self.encoder, *_encoder_tensors(manifest))
@@ -116,8 +116,9 @@ class Graphs:
         """Whether the decoder graph finds the likeliest tokens itself."""
         return "top_k" in self.manifest.decoder.inputs
 
-    def _load(self, bundle: Bundle, name: str, threads: int, *, spinning: bool) -> Session:
-        return create_session(bundle.file(name), threads, spinning=spinning, data=self._weights.arrays)
+    def _load(self, bundle: Bundle, name: str, threads: int, *, spinning: bool, lingering: bool = True) -> Session:
+        file, data = bundle.file(name), self._weights.arrays
+        return create_session(file, threads, spinning=spinning, lingering=lingering, data=data)
 
     def _run(self, session: Session, binding: Binding) -> None:
         if self._process != os.getpid():

@@ -129,7 +129,7 @@ class OfflineRun:
             raise self._source.failure
 
     def _read_ahead(self, pool: ThreadPoolExecutor) -> None:
-        """Take the next block, and let it be tokenised beside the loops."""
+        """Take the next block, and let it be tokenised beside the loops, or here while they have nothing to do."""
         if self._encoding is not None or self._ended:
             return
         room = self._window - (self.taken - self._next)
@@ -139,7 +139,12 @@ class OfflineRun:
         items = self._source.take(min(room, self._block()), wait=starving)
         if items:
             first, self.taken = self.taken, self.taken + len(items)
-            self._encoding = pool.submit(self._reader.read_batch, items, first, self._name, self.options.prefix)
+            arguments = items, first, self._name, self.options.prefix
+            if starving:
+                self._encoding = Future()
+                self._encoding.set_result(self._reader.read_batch(*arguments))
+            else:
+                self._encoding = pool.submit(self._reader.read_batch, *arguments)
         self._ended = starving and not items
 
     def _submit(self, work: Work) -> None:

@@ -2,7 +2,7 @@
 
 A session has a pool of threads of its own, unless `share_threads` gave the process one pool for all. That is no default:
 once onnxruntime's global pool exists, `InferenceSession` fails for everybody else in the process who does not ask for it
-(measured on 1.32). Only decoders, which run all the time, let their threads spin between calls.
+(measured on 1.32). Only decoders, which run all the time, let their threads spin between calls; encoders within them.
 """
 
 from __future__ import annotations
@@ -78,20 +78,28 @@ def share_threads(threads: int | None = None) -> int:
 
 
 def create_session(
-    file: Path, threads: int, *, spinning: bool = True, data: Mapping[str, NDArray[np.uint8]] | None = None
+    file: Path,
+    threads: int,
+    *,
+    spinning: bool = True,
+    lingering: bool = True,
+    data: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> onnxruntime.InferenceSession:
     """A CPU session for one graph.
 
     Args:
         file: The graph.
         threads: Threads of a call, the caller's own among them; unless the process shares a pool.
-        spinning: Let the others wait busily for the next call: quickest where the cores are free, slow where they are not.
+        spinning: Let the others wait busily for work: quickest where the cores are free, slow where they are not.
+        lingering: Let them do so between calls too, and not only within one.
         data: The contents of the files in which the graph keeps its weights, by name; used where they lie, so they must
             live as long as the session. Without it onnxruntime maps the files itself.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # A pool that is shared knows no setting of its own, but a session can send it to sleep after a call.
+    options.add_session_config_entry("session.force_spinning_stop", "0" if spinning and lingering else "1")
     options.add_session_config_entry("optimization.disable_specified_optimizers", _SLOW_FUSIONS)
     if not this_processor().has_vnni:
         # Pairs of 8-bit products are added in 16 bits, which overflow: take the exact way. Where VNNI makes every way
@@ -104,12 +112,12 @@ def create_session(
         options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
     try:
         try:
-            return _load(file, options, threads, shared=_shared_threads is not None, spinning=spinning)
+            return _load(file, options, threads, shared=_shared_threads is not None)
         except RuntimeError as error:
             if _WANTS_GLOBAL_POOL not in str(error):
                 raise
             # Somebody else in this process made the global pool; then there is no other.
-            return _load(file, options, threads, shared=True, spinning=spinning)
+            return _load(file, options, threads, shared=True)
     except Exception as error:  # onnxruntime raises its own kinds, all of them plain RuntimeErrors or worse
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {reason}") from error
@@ -124,12 +132,9 @@ def check_threads(threads: int | None) -> int:
     return threads
 
 
-def _load(file: Path, options: Any, threads: int, *, shared: bool, spinning: bool) -> onnxruntime.InferenceSession:
+def _load(file: Path, options: Any, threads: int, *, shared: bool) -> onnxruntime.InferenceSession:
     options.use_per_session_threads = not shared
-    if shared:
-        # The shared pool knows no setting of its own, but a session can send it to sleep after a call.
-        options.add_session_config_entry("session.force_spinning_stop", "0" if spinning else "1")
-    else:
+    if not shared:
         options.intra_op_num_threads = threads
     # Without enable_fallback=0 a failure is printed to stdout and tried a second time.
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -82,7 +82,7 @@ class OrtStepModel:
     def advance(self, tokens: IntArray, top_k: int = 0) -> Scores:
         """Append one token to each of the first rows; see `StepModel`."""
         rows, count = self._rows, len(tokens)
-        longest = int(rows.lengths[:count].max())
+        longest = rows.lengths.item(0) if count == 1 else int(rows.lengths[:count].max())
         rows.make_room(rows.count, longest + 1)
         self._forget_moved()
         step = self._steps.get((count, top_k))
