@@ -90,11 +90,13 @@ class _Group:
     def _variants(self, system: str) -> list[str]:
         """Settings to try: of a model of gigabytes the first only, since each takes its memory."""
         variants = list(SYSTEMS[system].variants)
+        files = all(case.measure == "file" for case in self.cases)
         if system == "litseq":
-            return ["large", "small"] if self.precision == "int8" else [""]
+            forms = ["large", "small"] if self.precision == "int8" else [""]
+            return [", ".join(filter(None, (form, "2 workers"))) for form in forms] if files else forms
         if self.shape.name == "1b":
             return variants[:1]
-        if all(case.measure == "file" for case in self.cases):
+        if files:
             return [v for v in variants if v in ("", "2 workers")]
         return variants if any(case.batch > 1 for case in self.cases) else [v for v in variants if v != "2 workers"]
 

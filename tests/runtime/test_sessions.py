@@ -174,3 +174,21 @@ def test_a_tokenizer_that_reads_differently(tmp_path):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"tokenizer.json"):
         Generator.from_bundle(copy)
+
+
+def test_threads_sleep_soon_after_a_call():
+    """By default they wait busily for 50 ms, beside whatever else wants the cores: the encoder of the next prompts."""
+    program = f"""
+import time
+from litseq.runtime import Generator
+generator = Generator.from_bundle({str(fixture_path("tiny-encoder-decoder"))!r}, threads=2, spinning=True)
+used = []
+for _ in range(5):
+    generator.generate(["the fox"], max_new_tokens=8)
+    begin = time.process_time()
+    time.sleep(0.2)
+    used.append(time.process_time() - begin)
+print(min(used))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 0.02

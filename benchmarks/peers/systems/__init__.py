@@ -25,8 +25,9 @@ class Entry:
 SYSTEMS = {
     "litseq": Entry(
         "litseq", "litseq", "litseq", ("llama", "gpt2", "marian"), {"fp32": "fp32", "int8": "int8", "int4": "int4"}, True,
-        # The form of an 8-bit bundle: chosen when it is made, for the batch sizes that it will serve.
-        {"": {}, "large": {}, "small": {}},
+        # The form of an 8-bit bundle: chosen when it is made, for the batch sizes that it will serve. For files, loops of one
+        # thread each, as the command line chooses them.
+        {name: {} for name in ("", "large", "small", "2 workers", "large, 2 workers", "small, 2 workers")},
     ),
     "transformers": Entry(
         "transformers", "peers-a", "transformers", ("llama", "gpt2", "marian"), {"fp32": "fp32"}, True

@@ -9,7 +9,7 @@ import onnxruntime
 
 import litseq
 from litseq.generation import GenerationOptions
-from litseq.runtime import Generator
+from litseq.runtime import Completion, Generator
 
 _PLAIN = {"prompt_lookup": False} if "prompt_lookup" in {f.name for f in fields(GenerationOptions)} else {}
 _NO_REUSE = {"reuse_bytes": 0} if "reuse_bytes" in inspect.signature(Generator.from_bundle).parameters else {}
@@ -17,9 +17,13 @@ _NO_REUSE = {"reuse_bytes": 0} if "reuse_bytes" in inspect.signature(Generator.f
 
 class System:
     def __init__(self, directory: Path, precision: str, threads: int, variant: str) -> None:
-        self.path = directory / f"litseq-{precision}{f'-{variant}' if variant else ''}"
-        self.threads = threads
-        self.generator = Generator.from_bundle(self.path, threads=threads, verify=False, batch_size=64, **_NO_REUSE)
+        form = variant.removesuffix("2 workers").removesuffix(", ")
+        self.workers = threads if variant.endswith("2 workers") else 1
+        self.path = directory / f"litseq-{precision}{f'-{form}' if form else ''}"
+        self.threads = threads // self.workers
+        self.generator = Generator.from_bundle(
+            self.path, threads=self.threads, verify=False, batch_size=64, **_NO_REUSE
+        )
         # Random weights may choose the end token at any step; the peers are told not to.
         self.end_tokens = self.generator._end_tokens
         self.generator._end_tokens = ()
@@ -36,17 +40,25 @@ class System:
         import time
 
         self.generator._end_tokens = self.end_tokens
+        with open(source, encoding="utf-8") as stream:
+            sample = [line.rstrip("\n") for line in stream][::40]
+        seconds = {}
+        for size in (32, 64, 128):
+            begin = time.perf_counter()
+            self._lines(sample, size, limit)
+            seconds[size] = time.perf_counter() - begin
+        best = min(seconds, key=seconds.__getitem__)
         begin = time.perf_counter()
-        completions = self._lines(source, target, limit)
-        return {"seconds": time.perf_counter() - begin, "tokens": completions}
-
-    def _lines(self, source: str, target: str, limit: int) -> int:
         with open(source, encoding="utf-8") as stream:
             lines = [line.rstrip("\n") for line in stream]
-        done = self.generator.generate(lines, max_new_tokens=limit, **_PLAIN)
+        done = self._lines(lines, best, limit)
         with open(target, "w", encoding="utf-8") as out:
             out.writelines(completion.text + "\n" for completion in done)
-        return sum(len(completion.token_ids) for completion in done)
+        taken = time.perf_counter() - begin
+        return {"batch": best, "seconds": taken, "tokens": sum(len(completion.token_ids) for completion in done)}
+
+    def _lines(self, lines: list[str], size: int, limit: int) -> list[Completion]:
+        return self.generator.generate(lines, max_new_tokens=limit, batch_size=size, workers=self.workers, **_PLAIN)
 
     def serve(self, **case: object) -> dict[str, object]:
         """Requests that arrive at random; see `serving.serve`."""
