@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -363,15 +364,9 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def cpu_name() -> str:
-    import os
-
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else 'unknown processor'}"
-
-
 def main() -> None:
+    from litseq.runtime.processor import this_processor
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=["pairs", "text"], choices=["pairs", "text"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
@@ -392,7 +387,7 @@ def main() -> None:
         print(case, {name: round(found["tokens_per_second"]) for name, found in cases[case].items()}, flush=True)
     packages = ["torch", "lightning", *(["transformers", "accelerate"] if "hf" in names else [])]
     results = {
-        "systems": names, "threads": args.threads, "rounds": args.rounds, "steps": args.steps, "cpu": cpu_name(),
+        "systems": names, "threads": args.threads, "rounds": args.rounds, "steps": args.steps, "cpu": f"{os.cpu_count()} x {this_processor().name}",
         "max_tokens": args.max_tokens, "versions": {name: version(name) for name in packages},
         "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
         "cases": cases,

@@ -10,7 +10,6 @@ so that the table can be made in pieces; the report is written from that file.
 import argparse
 import json
 import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -201,17 +200,10 @@ def _roofline(case: Case, found: dict[str, Any], directory: Path, threads: int) 
 
 
 def _machine(args: argparse.Namespace) -> dict[str, Any]:
-    return {"threads": args.threads, "quick": args.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "cpu": cpu_name()}
+    from litseq.runtime.processor import this_processor
 
-
-def cpu_name() -> str:
-    """The processor, as Linux calls it, and how many of it."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        model = next(line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} x {model}"
+    cpu = f"{os.cpu_count()} x {this_processor().name}"
+    return {"threads": args.threads, "quick": args.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "cpu": cpu}
 
 
 def _line(case: Case, found: dict[str, Any]) -> str:

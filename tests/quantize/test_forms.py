@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from litseq.quantize.apply import apply
@@ -66,12 +65,7 @@ def quantised(directory, to_weight):
     done = {weight.name: to_weight(weight) for weight in weights}
     apply({"m.onnx": made}, weights, done)
     save_graphs({"m.onnx": made}, directory)
-    options = onnxruntime.SessionOptions()
-    # As litseq's own sessions: without it products of 8 bits overflow on processors without VNNI.
-    if not this_processor().has_vnni:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(directory / "m.onnx", options)
+    session = create_session(directory / "m.onnx", 1)  # exact on every processor
     return session, arrays, made, {weight.name.removesuffix(".outputs"): done[weight.name] for weight in weights}
 
 

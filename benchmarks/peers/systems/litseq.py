@@ -17,8 +17,9 @@ _NO_REUSE = {"reuse_bytes": 0} if "reuse_bytes" in inspect.signature(Generator.f
 
 class System:
     def __init__(self, directory: Path, precision: str, threads: int, variant: str) -> None:
-        form = variant.removesuffix("2 workers").removesuffix(", ")
-        self.workers = threads if variant.endswith("2 workers") else 1
+        settings = variant.split(", ")
+        self.workers = threads if "2 workers" in settings else 1
+        form = settings[0] if settings[0] != "2 workers" else ""
         self.path = directory / f"litseq-{precision}{f'-{form}' if form else ''}"
         self.threads = threads // self.workers
         self.generator = Generator.from_bundle(

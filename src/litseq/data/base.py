@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
-import numpy as np
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
 from litseq.data.datasets import PromptDataset, SequenceDataset
+from litseq.data.holdout import hold_out
 from litseq.data.hub import dataset_source
 from litseq.data.lines import BadLines, check_file, file_facts
 from litseq.data.loader import ResumableLoader
@@ -322,10 +321,12 @@ class SequenceDataModule(LightningDataModule, ABC):
             else:
                 facts = {"dataset": source.facts()}
             facts["bad_lines"] = bad.total
-            cut = self._cut(len(columns[0])) if split in ("train", "val") and self._cuts_validation else {split: None}
-            for name, indices in cut.items():
+            parts = {split: columns}
+            if split in ("train", "val") and self._cuts_validation:
+                parts = hold_out(columns, self.hparams["val_fraction"], self.hparams["seed"])
+            for name, part in parts.items():
                 self._facts.setdefault(name, dict(facts))
-                self._columns[name] = columns if indices is None else _select(columns, indices)
+                self._columns[name] = part
         return self._columns[split]
 
     def read_all(self, given: Source, bad: BadLines | None = None, prompts: bool = False) -> Columns:
@@ -341,14 +342,6 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _cuts_validation(self) -> bool:
         """Whether the validation split is cut from the training files."""
         return self.hparams["val"] is None and self.hparams["val_fraction"] > 0
-
-    def _cut(self, count: int) -> dict[str, NDArray[np.int64] | None]:
-        held_out = round(count * self.hparams["val_fraction"])
-        if not 0 < held_out < count:
-            fraction = self.hparams["val_fraction"]
-            raise DataError(f"val_fraction={fraction} of {count} examples leaves a split empty; give val= a file")
-        order = np.random.default_rng(self.hparams["seed"]).permutation(count)
-        return {"train": np.sort(order[held_out:]), "val": np.sort(order[:held_out])}
 
     def _loader(self, split: str, shuffle: bool = False, bucket: bool = True) -> DataLoader[Any]:
         if self._streams(split):
@@ -399,7 +392,3 @@ class SequenceDataModule(LightningDataModule, ABC):
 
 
 _SPLIT_NAMES = ("train", "val", "test", "predict")
-
-
-def _select(columns: Columns, indices: NDArray[np.int64]) -> Columns:
-    return tuple([column[index] for index in indices] for column in columns)
