@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from litseq.models.loss import token_cross_entropy
+from litseq.models import loss as loss_module
+from litseq.models.loss import cross_entropy_sum, token_cross_entropy
 from models.toy_batches import decoder_only_batch, pairs, tiny_decoder_only
 
 
@@ -27,6 +28,39 @@ def test_equals_cross_entropy_over_every_position(case, smoothing):
     torch.testing.assert_close(found.loss_sum / found.token_count, expected)
     correct = ((logits.argmax(-1) == labels) & (labels != -100)).sum()
     assert found.correct_count == correct
+
+
+@pytest.mark.parametrize("chunk", [1, 23, 2**18])  # a row at a time, two rows and one left over, all at once
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_sum_and_gradient_are_those_of_torch(monkeypatch, dtype, smoothing, chunk):
+    monkeypatch.setattr(loss_module, "CPU_CHUNK", chunk)
+    torch.manual_seed(0)
+    logits = (8 * torch.randn(7, 11)).to(dtype)
+    logits[3, 2] = 300.0  # what overflows where the maximum is not taken off first
+    targets = torch.randint(0, 11, (7,))
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+
+    found = cross_entropy_sum(ours, targets, smoothing)
+    expected = functional.cross_entropy(theirs.float(), targets, reduction="sum", label_smoothing=smoothing)
+    (0.25 * found).backward()
+    (0.25 * expected).backward()
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_graph_that_is_kept_can_be_gone_through_twice():
+    logits = torch.randn(5, 9, requires_grad=True)
+    loss = cross_entropy_sum(logits, torch.arange(5), 0.1)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * loss, logits)
+    torch.testing.assert_close(second, 3 * first)
+
+
+def test_nothing_is_learned_from_logits_without_a_gradient():
+    assert not cross_entropy_sum(torch.randn(5, 9), torch.arange(5)).requires_grad
 
 
 def test_nll_is_without_smoothing(case):
