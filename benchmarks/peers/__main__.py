@@ -90,14 +90,16 @@ class _Group:
         """Settings to try: of a model of gigabytes the first only, since each takes its memory."""
         variants = list(SYSTEMS[system].variants)
         files = all(case.measure == "file" for case in self.cases)
+        batches = any(case.batch > 1 and case.measure in ("decode", "whole") for case in self.cases)
         if system == "litseq":
             forms = ["large", "small"] if self.precision == "int8" else [""]
-            return [", ".join(filter(None, (form, "2 workers"))) for form in forms] if files else forms
+            shared = [", ".join(filter(None, (form, "2 workers"))) for form in forms]
+            return shared if files else [*forms, *shared] if batches and self.shape.name != "1b" else forms
         if self.shape.name == "1b":
             return variants[:1]
         if files:
             return [v for v in variants if v in ("", "2 workers")]
-        return variants if any(case.batch > 1 for case in self.cases) else [v for v in variants if v != "2 workers"]
+        return variants if batches else [v for v in variants if v != "2 workers"]
 
     def _worker(self, system: str, variant: str, precision: str) -> Worker:
         args = self.args

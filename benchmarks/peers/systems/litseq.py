@@ -34,6 +34,8 @@ class System:
 
     def generate(self, prompts: list[list[int]], count: int, beams: int = 1) -> list[list[int]]:
         options = _PLAIN | ({"num_beams": beams} if beams > 1 else {})
+        # Rows are shared out evenly among the workers.
+        options |= {"workers": self.workers, "batch_size": beams * -(-len(prompts) // self.workers)}
         return [list(c.token_ids) for c in self.generator.generate(prompts, max_new_tokens=count, **options)]
 
     def file(self, source: str, target: str, limit: int) -> dict[str, object]:

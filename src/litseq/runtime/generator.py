@@ -142,8 +142,9 @@ class Generator:
         if wrong := next((prompt for prompt in read if isinstance(prompt, LitseqError)), None):
             raise wrong
         count = len(read)
-        rows = min(rows, max(1, count * chosen.num_beams))
-        workers = min(_check_workers(workers), max(1, count // rows))
+        total = max(1, count * _rows_each(chosen))
+        rows = min(rows, total)
+        workers = min(_check_workers(workers), -(-total // rows))
         run = self._offline(IterableSource(read), chosen, rows, workers, count == 1, window=count, block=count)
         return list(_completions(run))
 
@@ -303,8 +304,9 @@ class Generator:
         with ExitStack() as stack:
             engines = [stack.enter_context(self._engine(rows, admit_at=admit_at)) for _ in range(workers)]
             loops = [Loop(engine, lambda: OutputText(self.tokenizer, options, keep=keep)) for engine in engines]
-            # A few more than its rows, so that those that come free are filled at once.
-            work: Work = loops[0] if workers == 1 else Loops(loops, rows + max(1, admit_at))
+            # A few more than its rows take, so that those that come free are filled at once.
+            most_jobs = -(-(rows + max(1, admit_at)) // _rows_each(options))
+            work: Work = loops[0] if workers == 1 else Loops(loops, most_jobs)
             try:
                 yield work
             finally:
@@ -360,6 +362,11 @@ def _completions(run: OfflineRun) -> Iterator[Completion]:
             if isinstance(outcome, LitseqError):
                 raise outcome
             yield from outcome
+
+
+def _rows_each(options: GenerationOptions) -> int:
+    """Rows of a batch that one prompt takes."""
+    return max(options.num_beams, options.num_return_sequences)
 
 
 def _check_batch_size(batch_size: int) -> int:

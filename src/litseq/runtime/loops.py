@@ -76,6 +76,7 @@ class Loops:
 
     def __init__(self, loops: Sequence[Loop], most_jobs: int) -> None:
         """Run `loops`, each with at most `most_jobs` prompts at a time."""
+        self._loops = loops
         self._most_jobs = most_jobs
         self._queue: deque[tuple[int, Prompt]] = deque()
         self._done: list[tuple[int, Outcome]] = []
@@ -130,7 +131,9 @@ class Loops:
                 self._changed.wait()
             if self._stopping:
                 return False
-            room = self._most_jobs - loop.jobs
-            prompts = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
-        loop.submit(prompts)
+            # Of few prompts a fair share: who comes first would leave nothing to the others.
+            share = -(-(len(self._queue) + sum(other.jobs for other in self._loops)) // len(self._loops))
+            room = min(self._most_jobs, share) - loop.jobs
+            # Within the lock, since others count the jobs.
+            loop.submit([self._queue.popleft() for _ in range(min(room, len(self._queue)))])
         return True
