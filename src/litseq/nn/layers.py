@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from litseq.nn.attention import Attention, KeyValue
 from litseq.nn.config import TransformerConfig
+from litseq.nn.dropout import Dropout
 from litseq.nn.feed_forward import FeedForward, build_norm
 from litseq.nn.scope import Scope
 
@@ -18,7 +19,7 @@ class EncoderLayer(nn.Module):
         self.attention = self.build_attention(config)
         self.feed_forward_norm = self.build_norm(config)
         self.feed_forward = self.build_feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def build_attention(self, config: TransformerConfig) -> nn.Module:
         """The attention block; anything with the `forward` and `cache_dims` of `Attention`."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from litseq.nn.attention import CacheDims, KeyValue, LayerState, layer_state
 from litseq.nn.config import TransformerConfig
+from litseq.nn.dropout import Dropout
 from litseq.nn.feed_forward import build_norm
 from litseq.nn.layers import DecoderLayer, EncoderLayer
 from litseq.nn.positions import PositionScheme, build_positions
@@ -26,7 +27,7 @@ class _Stack(nn.Module):
         self.config = config
         self.embedding = embedding if embedding is not None else nn.Embedding(config.vocab_size, config.embed_dim)
         self.positions = self.build_positions(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.final_norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
 
     def build_positions(self, config: TransformerConfig) -> PositionScheme:
