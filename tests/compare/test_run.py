@@ -31,7 +31,7 @@ def test_a_failed_arm_is_kept_apart_and_a_second_call_does_what_is_left(tmp_path
     monkeypatch.chdir(tmp_path)  # `out` is most often relative
     # Every pair is left out of this arm's data, which is known only when it begins to train.
     broken = Arm("litseq.models.DecoderOnly", {"num_layers": 2}, {"max_source_length": 1})
-    comparison = small(tmp_path, out="out")
+    comparison = small(tmp_path, out="out", jobs=2)
     comparison.arms["broken"] = broken
     results, log = run(comparison)
     out = tmp_path / "out"

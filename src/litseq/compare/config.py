@@ -110,6 +110,8 @@ class Comparison:
             points for pairs, percent for bits per byte.
         resamples: Bootstrap resamples.
         speed: What is timed.
+        jobs: Runs at the same time, each with its share of the cores. Small models train faster that way, and all need
+            their memory at once; a time budget then counts minutes on such a share.
         trainer: Further arguments of the Trainer, such as precision or accelerator.
     """
 
@@ -133,6 +135,7 @@ class Comparison:
     margin: float = 1.0
     resamples: int = 1000
     speed: Speed = field(default_factory=Speed)
+    jobs: int = 1
     trainer: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -166,7 +169,7 @@ def check(comparison: Comparison) -> None:
         problems.append(f"seeds are {comparison.seeds}, expected at least one and none twice")
     if not 0 < comparison.tolerance < 1:
         problems.append(f"tolerance is {comparison.tolerance}, expected a share such as 0.02")
-    for name in ("validations", "average_last", "resamples"):
+    for name in ("validations", "average_last", "resamples", "jobs"):
         if getattr(comparison, name) < 1:
             problems.append(f"{name} is {getattr(comparison, name)}, expected at least 1")
     if comparison.metric not in (None, *METRICS):

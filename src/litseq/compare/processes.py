@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,12 @@ _GRACE = 15.0
 
 
 def run_process(
-    module: str, arguments: Sequence[str], directory: Path, watch: Callable[[str, float], None]
+    module: str,
+    arguments: Sequence[str],
+    directory: Path,
+    watch: Callable[[str, float], None],
+    threads: int | None = None,
+    stopping: threading.Event | None = None,
 ) -> str | None:
     """Run a module of ours, its output into the log of the directory.
 
@@ -24,11 +30,16 @@ def run_process(
         arguments: Its arguments.
         directory: Where log and progress are.
         watch: Told the stage and how much of it is done, several times a second.
+        threads: How many threads torch may use there, where the environment does not say. None: its own choice.
+        stopping: Ends the process when it is set.
 
     Returns:
         None when it went well, else one line that says why not.
     """
     (directory / PROGRESS).unlink(missing_ok=True)
+    environment = (
+        {"GOMP_SPINCOUNT": "1000"} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}) | os.environ
+    )
     with (directory / LOG).open("a", encoding="utf-8") as log:
         # In a session of its own: a Ctrl-C is ours to pass on, or it would be handled twice.
         process = subprocess.Popen(
@@ -37,10 +48,10 @@ def run_process(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")},
+            env=environment,
         )
         try:
-            while process.poll() is None:
+            while process.poll() is None and not (stopping is not None and stopping.is_set()):
                 progress = read_json(directory / PROGRESS)
                 if progress is not None:
                     watch(progress["stage"], progress["fraction"])

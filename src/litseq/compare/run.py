@@ -1,19 +1,16 @@
 """The comparison from its configuration to its report."""
 
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from litseq.compare.config import Comparison, check
-from litseq.compare.files import BUNDLE, FAILED, PLAN, PROMPTS, RESULT, read_json, write_json
+from litseq.compare.files import BUNDLE, PLAN, PROMPTS, RESULT, read_json, write_json
 from litseq.compare.planning import RUNS, TOKENIZER, ArmPlan, lay_out, make_plans, run_directory
+from litseq.compare.pool import progress_bars, run_all
 from litseq.compare.processes import run_process
 from litseq.compare.report import write_report
 from litseq.compare.results import collect
@@ -22,8 +19,6 @@ from litseq.errors import LitseqError, UsageError
 _ANSWER = 64
 """Tokens of a timed answer, where the comparison does not say; a badly trained model never ends one."""
 SPEED, OVERVIEW = "speed.json", "comparison.json"
-_STAGES = {"training": (0.0, 0.85), "exporting": (0.85, 0.03), "generating": (0.88, 0.12)}
-"""Where each stage of a run begins and how much of the run it is, roughly."""
 
 
 def run_comparison(comparison: Comparison, *, force: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -53,7 +48,7 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
     for arm in arms:
         change = f", {arm.size.changes} to match" if arm.size.changes else ""
         console.print(f"{arm.label}: {arm.size.parameters:,} parameters{change}", highlight=False)
-    failed = _run_all(plans, out, console)
+    failed = run_all(plans, out, comparison.jobs, console)
     if len(failed) == len(plans):
         raise LitseqError(f"no run came to its end; the first one: {next(iter(failed.values()))}")
     _time(comparison, arms, plans, out, console)
@@ -75,48 +70,6 @@ def _claim(out: Path, force: bool) -> None:
         for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console
-    ) as bars:
-        yield bars
-
-
-def _run_all(plans: list[dict[str, Any]], out: Path, console: Console) -> dict[tuple[str, int], str]:
-    """Run what has no result yet; why the others failed, by arm and seed."""
-    failed = {}
-    left = [plan for plan in plans if not (run_directory(out, plan["arm"], plan["seed"]) / RESULT).is_file()]
-    if len(left) < len(plans):
-        console.print(f"{len(plans) - len(left)} of {len(plans)} runs are finished already")
-    with _bars(console) as bars:
-        everything = bars.add_task("all runs", total=max(len(left), 1), completed=0 if left else 1)
-        for number, plan in enumerate(left):
-            directory = run_directory(out, plan["arm"], plan["seed"])
-            name = f"{plan['arm']}, seed {plan['seed']}"
-            task = bars.add_task(name, total=1.0)
-            start = time.perf_counter()
-
-            def watch(stage: str, fraction: float, number: int = number, task: Any = task, name: str = name) -> None:
-                begin, share = _STAGES.get(stage, (0.0, 0.0))
-                done = min(begin + share * fraction, 1.0)
-                bars.update(task, completed=done, description=f"{name}: {stage}")
-                bars.update(everything, completed=number + done)
-
-            reason = run_process("litseq.compare.worker", [str(directory)], directory, watch)
-            bars.remove_task(task)
-            bars.update(everything, completed=number + 1)
-            if reason is None:
-                (directory / FAILED).unlink(missing_ok=True)
-                console.print(f"{name}: done in {time.perf_counter() - start:,.0f} s", highlight=False)
-            else:
-                failed[plan["arm"], plan["seed"]] = reason
-                write_json(directory / FAILED, {"reason": reason})
-                console.print(f"{name}: failed: {reason}", highlight=False, markup=False, soft_wrap=True)
-    return failed
 
 
 def _time(
@@ -141,7 +94,7 @@ def _time(
         return
     (out / SPEED).unlink(missing_ok=True)
     write_json(work / PLAN, plan)
-    with _bars(console) as bars:
+    with progress_bars(console) as bars:
         task = bars.add_task("timing the bundles", total=1.0)
         arguments = [str(work / PLAN), str(work / SPEED)]
         reason = run_process("litseq.compare.speed", arguments, work, lambda _, done: bars.update(task, completed=done))

@@ -74,14 +74,19 @@ def _export(directory: Path, checkpoint: Path) -> dict[str, Any]:
 
 def _answer(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Outputs and likelihoods of every test set."""
+    import torch
+
     from litseq.compare.building import build_data, build_module
     from litseq.compare.items import read_items
     from litseq.compare.train import attach
     from litseq.runtime import Generator
+    from litseq.runtime.sessions import default_threads
 
     data = build_data(plan["data"]["class_path"], plan["data"]["init_args"])
     attach(build_module(plan["class_path"], plan["init_args"]), data)
-    generator = Generator.from_bundle(directory / BUNDLE, threads=plan["threads"])
+    # torch knows how many are this run's, where several run at a time.
+    threads = plan["threads"] or min(default_threads(), torch.get_num_threads())
+    generator = Generator.from_bundle(directory / BUNDLE, threads=threads)
     answers = {}
     for number, (name, paths) in enumerate(plan["tests"].items()):
         items = read_items(data, paths, plan["max_length"])
