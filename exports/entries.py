@@ -46,11 +46,14 @@ class Entry:
     def fit_arguments(self, data: Path) -> list[str]:
         return [part for split in ("train", "val") for part in (f"--data.{split}", str(data / self.splits[split]))]
 
-    def measure(self, generator: Generator, data: Path, training: Path) -> list[str]:
-        """The sections of the card behind what every card of litseq says."""
-        recipe = (
+    def recipe(self, training: Path) -> str:
+        """How it was made, and what the training's log says."""
+        return (
             f"`python exports/make.py {self.name} --data DIR` (`exports/recipes/{self.name}.yaml`){_trained(training)}."
         )
+
+    def measure(self, generator: Generator, data: Path, recipe: str) -> list[str]:
+        """The sections of the card behind what every card of litseq says."""
         return [
             "## Data and licence", "", self.licence, "",
             "## Recipe", "", recipe, "",

@@ -2,7 +2,8 @@
 
     python exports/make.py en-de --data ../shared/data
 
-A training takes 20 to 45 minutes on one core; with `--checkpoint` an existing one is exported and measured.
+A training takes 20 to 45 minutes on one core; with `--checkpoint` an existing one is exported and measured, and with
+`--measure` the bundle that is there is measured again, on a quiet machine say.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="directory of the corpora")
     parser.add_argument("--work", type=Path, default=Path("runs/gallery"), metavar="DIR", help="checkpoints and logs")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="export this one instead of training")
+    parser.add_argument("--measure", action="store_true", help="measure the bundle again, and write its card anew")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where the bundles go (default: here)")
     args = parser.parse_args()
     if args.checkpoint is not None and len(args.names) > 1:
@@ -39,7 +41,11 @@ def main() -> int:
             missing = [file for file in entry.files(args.data) if not file.is_file()]
             if missing:
                 parser.error(f"{missing[0]} does not exist; --data names the directory of the corpora")
-            make(entry, args.data.resolve(), (args.work / name).resolve(), args.out / name, args.checkpoint)
+            data, work, out = args.data.resolve(), (args.work / name).resolve(), args.out / name
+            if args.measure:
+                measure(entry, data, work, out)
+            else:
+                make(entry, data, work, out, args.checkpoint)
     except (LitseqError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,10 +54,7 @@ def main() -> int:
 
 def make(entry: Entry, data: Path, work: Path, out: Path, checkpoint: Path | None) -> None:
     """Make one bundle; what is at `out` stays until the new one is complete."""
-    work.mkdir(parents=True, exist_ok=True)
-    if entry.generated_by is not None:
-        data = work / "data"
-        subprocess.run([sys.executable, str(HERE.parent / entry.generated_by), str(data)], check=True)
+    data = _data(entry, data, work)
     if checkpoint is None:
         shutil.rmtree(work / "training", ignore_errors=True)
         recipe = str(HERE.resolve() / "recipes" / f"{entry.name}.yaml")
@@ -65,8 +68,28 @@ def make(entry: Entry, data: Path, work: Path, out: Path, checkpoint: Path | Non
         "export", str(checkpoint.resolve()), str(bundle), "--force", "--quantize", "int8", "--batch", entry.batch,
         *validation, at=work,
     )  # fmt: skip
+    _finish(entry, data, bundle, out, entry.recipe(work / "training"))
+
+
+def measure(entry: Entry, data: Path, work: Path, out: Path) -> None:
+    """Measure the bundle at `out` again; its card keeps what it says of the training."""
+    recipe = (out / CARD_FILE).read_text(encoding="utf-8").partition("## Recipe\n\n")[2].partition("\n")[0]
+    _finish(entry, _data(entry, data, work), out, out, recipe)
+
+
+def _data(entry: Entry, data: Path, work: Path) -> Path:
+    """Where the data of a bundle are: what a program makes, is made."""
+    work.mkdir(parents=True, exist_ok=True)
+    if entry.generated_by is None:
+        return data
+    subprocess.run([sys.executable, str(HERE.parent / entry.generated_by), str(work / "data")], check=True)
+    return work / "data"
+
+
+def _finish(entry: Entry, data: Path, bundle: Path, out: Path, recipe: str) -> None:
+    """Measure `bundle`, and write it to `out` with its card."""
     print(f"{entry.name}: measuring", flush=True)
-    sections = entry.measure(Generator.from_bundle(bundle), data, work / "training")
+    sections = entry.measure(Generator.from_bundle(bundle), data, recipe)
     manifest = read_manifest(bundle)
     with create_bundle(out, force=True) as draft:
         for file in manifest.files:
