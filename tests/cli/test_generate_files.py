@@ -216,7 +216,9 @@ class TestResume:
 
 def test_a_pipe_is_answered_line_by_line(generator):
     command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, *FAST]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, env=buffered, **pipes) as process:
         guard = threading.Timer(60, process.kill)
         guard.start()
         for text in ("the fox", "größe"):

@@ -31,12 +31,12 @@ class StreamOutput:
         """Nothing was done before."""
 
     def write(self, text: str, _raw: bytes) -> None:
-        """Write the outputs of the next prompt."""
+        """Write the outputs of the next prompt; the reader has them at once, who may wait for them to send another."""
         self._stream.write(text)
+        self._stream.flush()
 
     def flush(self) -> None:
-        """Let the reader have what is written."""
-        self._stream.flush()
+        """Nothing is held back."""
 
 
 class PartialOutput:
