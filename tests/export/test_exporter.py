@@ -13,6 +13,7 @@ from litseq.bundle import open_bundle
 from litseq.errors import ExportError, UsageError
 from litseq.export import assert_exportable, export_bundle, exporter
 from litseq.models import DecoderOnly, EncoderDecoder, SequenceModule
+from litseq.runtime import Generator
 
 VARIANTS = {
     "decoder-only": (DecoderOnly, {"num_kv_heads": 2}),
@@ -183,3 +184,20 @@ def test_assert_exportable_keeps_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert assert_exportable(small_module()).passed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prompt_length", [1, 5])
+def test_a_prefix_lm_scores_what_torch_scores(tmp_path: Path, prompt_length: int) -> None:
+    """The target must not see itself whole, as the prefix does in the call that reads it."""
+    torch.manual_seed(0)
+    module = DecoderOnly(vocab_size=300, embed_dim=64, num_heads=2, num_layers=2, max_seq_len=64, prefix_lm=True).eval()
+    export_bundle(module, small_tokenizer(), tmp_path / "b")
+    ids = torch.randint(3, 300, (1, prompt_length + 9))
+    with torch.no_grad():
+        logits = module(ids, prefix_lengths=torch.tensor([prompt_length]))[0, prompt_length - 1 : -1]
+    target = ids[0, prompt_length:]
+    wanted = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
+    prompts, targets = [ids[0, :prompt_length].tolist()] * 2, [target.tolist(), target[:1].tolist()]
+    whole, first = Generator.from_bundle(tmp_path / "b", threads=1).score(prompts, targets)
+    assert whole.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert first.logprobs == pytest.approx(wanted[:1].tolist(), abs=1e-4)
