@@ -186,18 +186,48 @@ def test_assert_exportable_keeps_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("prompt_length", [1, 5])
-def test_a_prefix_lm_scores_what_torch_scores(tmp_path: Path, prompt_length: int) -> None:
-    """The target must not see itself whole, as the prefix does in the call that reads it."""
+@pytest.fixture(scope="module")
+def prefix_lm(tmp_path_factory: pytest.TempPathFactory) -> tuple[SequenceModule, Generator]:
     torch.manual_seed(0)
-    module = DecoderOnly(vocab_size=300, embed_dim=64, num_heads=2, num_layers=2, max_seq_len=64, prefix_lm=True).eval()
-    export_bundle(module, small_tokenizer(), tmp_path / "b")
-    ids = torch.randint(3, 300, (1, prompt_length + 9))
+    module = DecoderOnly(vocab_size=300, embed_dim=64, num_heads=2, num_layers=2, max_seq_len=48, prefix_lm=True).eval()
+    path = tmp_path_factory.mktemp("prefix-lm") / "bundle"
+    export_bundle(module, small_tokenizer(), path)
+    return module, Generator.from_bundle(path, threads=1)
+
+
+def prefix_lm_log_probs(module: SequenceModule, ids: list[int], prompt_length: int) -> torch.Tensor:
     with torch.no_grad():
-        logits = module(ids, prefix_lengths=torch.tensor([prompt_length]))[0, prompt_length - 1 : -1]
-    target = ids[0, prompt_length:]
-    wanted = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
-    prompts, targets = [ids[0, :prompt_length].tolist()] * 2, [target.tolist(), target[:1].tolist()]
-    whole, first = Generator.from_bundle(tmp_path / "b", threads=1).score(prompts, targets)
-    assert whole.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
-    assert first.logprobs == pytest.approx(wanted[:1].tolist(), abs=1e-4)
+        return module(torch.tensor([ids]), prefix_lengths=torch.tensor([prompt_length]))[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[(1, 9)], [(5, 1)], [(5, 9), (5, 1), (5, 9)], [(20, 2), (3, 18), (9, 12)], [(40, 2), (2, 40), (21, 21)]],
+    ids=str,
+)
+def test_a_prefix_lm_scores_what_torch_scores(
+    prefix_lm: tuple[SequenceModule, Generator], lengths: list[tuple[int, int]]
+) -> None:
+    """The target must not see itself whole, as the prefix does in the call that reads it."""
+    module, generator = prefix_lm
+    rows = [(torch.randint(3, 300, (p,)).tolist(), torch.randint(3, 300, (t,)).tolist()) for p, t in lengths]
+    for (prompt, target), found in zip(rows, generator.score(*zip(*rows, strict=True)), strict=True):
+        all_of_it = prefix_lm_log_probs(module, prompt + target, len(prompt))[len(prompt) - 1 : -1]
+        wanted = all_of_it.gather(1, torch.tensor(target)[:, None]).squeeze(1)
+        assert found.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_a_prefix_lm_does_not_see_a_forced_beginning_as_prompt(
+    prefix_lm: tuple[SequenceModule, Generator], options: dict[str, int]
+) -> None:
+    module, generator = prefix_lm
+    prompts, forced = [torch.randint(3, 300, (n,)).tolist() for n in (2, 7, 11)], [17, 4, 90]
+    found = generator.generate(prompts, prefix=forced, max_new_tokens=6, min_new_tokens=6, logprobs=True, **options)
+    for prompt, completion in zip(prompts, found, strict=True):
+        assert list(completion.token_ids[:3]) == forced
+        new = list(completion.token_ids[3:])
+        log_probs = prefix_lm_log_probs(module, prompt + forced + new, len(prompt))[len(prompt) + 2 : -1]
+        wanted = log_probs.gather(1, torch.tensor(new)[:, None]).squeeze(1)
+        assert completion.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert options or new == log_probs.argmax(-1).tolist()

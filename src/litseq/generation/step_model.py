@@ -46,6 +46,23 @@ class Scores:
     top_log_probs: FloatArray | None = None
     """[N, k] their log-probabilities over the whole vocabulary."""
 
+    def empty_like(self, count: int) -> Scores:
+        """Room for the scores of `count` other places."""
+        shapes = (
+            (array, (count, *array.shape[1:]))
+            for array in (self.logits, self.top_ids, self.top_log_probs)
+            if array is not None
+        )
+        return Scores(*(np.empty(shape, array.dtype) for array, shape in shapes))
+
+    def put(self, places: IntArray, found: Scores) -> None:
+        """Take over the first scores of `found` as those of `places`."""
+        self.logits[places] = found.logits[: len(places)]
+        if self.top_ids is not None and found.top_ids is not None:
+            self.top_ids[places] = found.top_ids[: len(places)]
+        if self.top_log_probs is not None and found.top_log_probs is not None:
+            self.top_log_probs[places] = found.top_log_probs[: len(places)]
+
 
 class Saved(Protocol):
     """A copy of the beginning of a row, as `StepModel.save` gives it."""

@@ -54,6 +54,7 @@ class Rows:
         self._visible: IntArray = np.zeros(0, np.int64)
         """Of a prefix-LM: tokens of the prompt that see each other."""
         self._encoded = 0
+        self._prefix_apart = graphs.manifest.prompt_pass == "whole"
 
     @property
     def capacity(self) -> int:
@@ -161,8 +162,13 @@ class Rows:
             scores: Where the N scores go.
         """
         new = np.array([len(row) for row in ids], np.int32)
-        block = padded(ids, int(new.max()))
         past = self.lengths[rows]
+        # The visible prefix belongs to the call that begins a row.
+        visible = np.where(past == 0, np.minimum(self._visible[rows], new), 0).astype(np.int32)
+        if self._prefix_apart and visible.any() and (visible < new).any():
+            self._call_in_two(rows, ids, visible.astype(np.int64), logit_rows, scores)
+            return
+        block = padded(ids, int(new.max()))
         after = past + new
         inputs: dict[str, Array] = {
             "input_ids": block,
@@ -170,11 +176,42 @@ class Rows:
             "new_lengths": new,
             "total_length": np.array(after.max(), np.int32),
             "logit_rows": logit_rows,
-            # The visible prefix belongs to the call that begins a row.
-            "prefix_lengths": np.where(past == 0, np.minimum(self._visible[rows], new), 0).astype(np.int32),
+            "prefix_lengths": visible,
         }
         self.run(self.bind(inputs, rows, scores), rows)
         self.lengths[rows] = after
+
+    def _call_in_two(
+        self,
+        rows: slice,
+        ids: Sequence[Sequence[int]],
+        visible: IntArray,
+        logit_rows: IntArray,
+        scores: Scores,
+    ) -> None:
+        """`call` where tokens follow a prefix: in a call with a prefix everything sees everything, so it has its own."""
+        lengths = np.array([len(row) for row in ids])
+        which, where = np.divmod(logit_rows, int(lengths.max()))  # row and place of each position to score
+        for begin, end in ((0 * visible, visible), (visible, lengths)):
+            part = [row[b:e] for row, b, e in zip(ids, begin, end, strict=True)]
+            # Padding is written behind the longest row, and must fit there.
+            needed = int(self.lengths[rows].max()) + max(map(len, part))
+            fits = needed <= min(self._cache.length, self.graphs.manifest.model.max_seq_len)
+            together = fits and all(map(len, part))
+            for first, last in [(0, len(ids))] if together else [(i, i + 1) for i, row in enumerate(part) if len(row)]:
+                scored = np.flatnonzero(
+                    (which >= first) & (which < last) & (where >= begin[which]) & (where < end[which])
+                )
+                width = max(map(len, part[first:last]))
+                places = (which[scored] - first) * width + where[scored] - begin[which[scored]]
+                found = scores.empty_like(max(1, len(scored)))  # a call scores one position at least
+                self.call(
+                    slice(rows.start + first, rows.start + last),
+                    part[first:last],
+                    places if len(places) else np.zeros(1, np.int64),
+                    found,
+                )
+                scores.put(scored, found)
 
     def bind(self, inputs: dict[str, Array], rows: slice, scores: Scores) -> Binding:
         """Bind a call over `rows`; `inputs` gains what depends on the rows, and must outlive the binding."""

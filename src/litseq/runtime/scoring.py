@@ -22,21 +22,14 @@ def score_targets(graphs: Graphs, prompts: Sequence[Prompt], targets: Sequence[S
     reads = [[*prompt.ids, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
     order = sorted((i for i in range(len(prompts)) if targets[i]), key=lambda i: (len(reads[i]), prompts[i].length))
     rows = Rows(graphs)
-    # In the call that reads a prefix everything sees everything, so a prefix-LM's prompt has one of its own, row by row.
-    apart = graphs.manifest.prompt_pass == "whole"
-    for start, stop in groups([len(reads[i]) for i in order], 1 if apart else min(most, CALL_TOKENS)):
+    for start, stop in groups([len(reads[i]) for i in order], min(most, CALL_TOKENS)):
         chosen = order[start:stop]
         rows.reset()
         lengths = [len(prompts[i].ids) for i in chosen]
         where = rows.append(
             [Prompt(reads[i], prompts[i].source, len(reads[i]) - n) for i, n in zip(chosen, lengths, strict=True)]
         )
-        wanted = [targets[i] for i in chosen]
-        if apart:
-            (i,) = chosen
-            values = [_score_long(rows, where, reads[i], lengths[0], targets[i], most, lengths[0])]
-        else:
-            values = _score_group(rows, where, [reads[i] for i in chosen], lengths, wanted, most)
+        values = _score_group(rows, where, [reads[i] for i in chosen], lengths, [targets[i] for i in chosen], most)
         for i, log_probs in zip(chosen, values, strict=True):
             result[i] = log_probs
     return result
@@ -52,7 +45,7 @@ def _score_group(
 ) -> list[list[float]]:
     """Score rows that are read together: in one call, or a single long row in pieces of `most` tokens."""
     if len(reads) == 1 and len(reads[0]) > most:
-        return [_score_long(rows, where, reads[0], prompt_lengths[0], targets[0], most, most)]
+        return [_score_long(rows, where, reads[0], prompt_lengths[0], targets[0], most)]
     longest = max(len(read) for read in reads)
     places = [
         range(i * longest + prompt - 1, i * longest + prompt - 1 + len(target))
@@ -67,17 +60,11 @@ def _score_group(
 
 
 def _score_long(
-    rows: Rows,
-    where: slice,
-    read: Sequence[int],
-    prompt_length: int,
-    target: Sequence[int],
-    most: int,
-    end: int,
+    rows: Rows, where: slice, read: Sequence[int], prompt_length: int, target: Sequence[int], most: int
 ) -> list[float]:
-    """In pieces: the first ends at `end`, the others are of `most` tokens."""
+    # A prefix-LM must see its prompt in one call, so the first piece is at least that long.
     values: list[float] = []
-    start = 0
+    start, end = 0, max(most, prompt_length)
     while start < len(read):
         piece = read[start:end]
         first = max(start, prompt_length - 1)  # the first position that predicts a token of the target
