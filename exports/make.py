@@ -16,7 +16,7 @@ from entries import ENTRIES, Entry
 
 from litseq.bundle import create_bundle, read_manifest
 from litseq.bundle.card import CARD_FILE, card_text
-from litseq.errors import LitseqError
+from litseq.errors import LitseqError, UsageError
 from litseq.models.hardware import lacks_bfloat16
 from litseq.runtime import Generator
 
@@ -29,8 +29,9 @@ def main() -> int:
     parser.add_argument("names", metavar="NAME", nargs="+", choices=sorted(ENTRIES), help=", ".join(sorted(ENTRIES)))
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="directory of the corpora")
     parser.add_argument("--work", type=Path, default=Path("runs/gallery"), metavar="DIR", help="checkpoints and logs")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="export this one instead of training")
-    parser.add_argument("--measure", action="store_true", help="measure the bundle again, and write its card anew")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="export this one instead of training")
+    source.add_argument("--measure", action="store_true", help="measure the bundle again, and write its card anew")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where the bundles go (default: here)")
     args = parser.parse_args()
     if args.checkpoint is not None and len(args.names) > 1:
@@ -73,6 +74,10 @@ def make(entry: Entry, data: Path, work: Path, out: Path, checkpoint: Path | Non
 
 def measure(entry: Entry, data: Path, work: Path, out: Path) -> None:
     """Measure the bundle at `out` again; its card keeps what it says of the training."""
+    if not (out / CARD_FILE).is_file():
+        raise UsageError(
+            f"{out} holds no bundle with a card, so there is nothing to measure again; leave out --measure"
+        )
     recipe = (out / CARD_FILE).read_text(encoding="utf-8").partition("## Recipe\n\n")[2].partition("\n")[0]
     _finish(entry, _data(entry, data, work), out, out, recipe)
 

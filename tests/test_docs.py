@@ -122,7 +122,7 @@ def test_page(page, tmp_path):
         if block.elsewhere:
             assert (ROOT / block.elsewhere).is_file(), f"line {block.line}: {block.elsewhere} is missing"
     if "no-torch" not in settings and not find_spec("torch"):
-        pytest.skip("needs the extra [train]")
+        pytest.skip("the page trains or exports, which needs the extra [train]; the light environment has none")
     blocked = ("torch", "lightning", "onnx", "onnxscript") if "no-torch" in settings else ()
     script = page_script([b for b in blocks if b.language in RUNNABLE and not b.elsewhere], page, blocked)
     furnish(tmp_path, settings)

@@ -1,9 +1,9 @@
-"""BLEU as fairseq counts it, of a comparison's translations: on lower-cased text in Moses' tokens.
+"""BLEU of a comparison's translations on tokenised text: lower-cased, in Moses' tokens.
 
     pip install sacremoses sacrebleu; python benchmarks/experiments/tokenised_bleu.py RUN [--language de]
 
-Papers on Multi30k report this number; `litseq compare` reports sacreBLEU's `13a`, which tokenises the text as it is.
-Punctuation is normalised first, as the recipe of those papers does. sacreBLEU counts, its own tokenizer off.
+Papers on Multi30k report BLEU of text that was normalised, lower-cased and tokenised before; `litseq compare` reports
+sacreBLEU's `13a`, which tokenises the text as it is. sacreBLEU counts here too, its own tokenizer off.
 """
 
 import argparse

@@ -94,7 +94,9 @@ class _Group:
         if system == "litseq":
             forms = ["large", "small"] if self.precision == "int8" else [""]
             shared = [", ".join(filter(None, (form, "2 workers"))) for form in forms]
-            return shared if files else [*forms, *shared] if batches and self.shape.name != "1b" else forms
+            if files:
+                return shared
+            return [*forms, *shared] if batches and self.shape.name != "1b" else forms
         if self.shape.name == "1b":
             return variants[:1]
         if files:

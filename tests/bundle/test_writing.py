@@ -122,7 +122,7 @@ def test_subdirectories_and_links_do_not_go_into_a_bundle(tmp_path):
             draft.finish(sample_manifest())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere, so that nothing is refused")
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UsageError, match="cannot be written"):

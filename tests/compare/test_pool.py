@@ -64,18 +64,20 @@ def test_what_fails_is_named_in_the_order_of_the_plans_and_costs_no_other(out, m
 
 
 def test_an_interrupt_ends_what_runs_and_begins_nothing_else(out, monkeypatch):
-    begun = []
+    begun, told = [], []
 
     def run(module, arguments, directory, watch, share, stopping):
         begun.append(directory)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        assert stopping.wait(20)
+        told.append(stopping.wait(20))
         return "ended by signal 15"
 
     monkeypatch.setattr(pool, "run_process", run)
     with pytest.raises(KeyboardInterrupt):
         run_all(out, 2)
+    assert told
+    assert all(told)
     assert len(begun) <= 3  # one may have come up before the word to stop
     assert not list(out.glob("runs/*/*/failed.json"))
 

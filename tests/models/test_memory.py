@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library takes the advice")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt, which keeps the memory, is the GNU C library's")
 def test_the_next_step_finds_its_pages():
     faults = {
         way: int(subprocess.run([sys.executable, "-c", COUNT, way], capture_output=True, text=True, check=True).stdout)

@@ -58,7 +58,7 @@ def test_new_memory_gets_huge_pages_and_keeps_its_content():
     assert (array[: 32 * 2**20] == 7).all()
     assert (array[32 * 2**20 :] == 9).all()
     if not huge_bytes(address):
-        pytest.skip("the kernel had no huge page to give")
+        pytest.skip("the kernel had no huge page to give, so that only the content could be checked")
 
 
 def test_where_it_is_not_known_nothing_happens(monkeypatch):

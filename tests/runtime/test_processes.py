@@ -54,7 +54,7 @@ if __name__ == "__main__":
     assert here == there
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork, so nothing can be loaded before one")
 def test_a_fork_says_what_to_do_instead_of_hanging():
     """Its sessions would wait for threads that the fork does not have."""
     run = python("""

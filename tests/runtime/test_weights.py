@@ -50,7 +50,7 @@ def test_what_is_dropped_while_graphs_load_changes_nothing(monkeypatch):
     assert watched.generate([[5, 6, 7]], max_new_tokens=8, logprobs=True) == expected
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts mappings in /proc/self, which only Linux has")
 def test_both_graphs_read_one_mapping_and_none_of_it_stays_resident(monkeypatch):
     monkeypatch.setattr(weights, "_WATCHED_BYTES", 0)
     before = _mappings()

@@ -41,13 +41,13 @@ def run_all(plans: list[dict[str, Any]], out: Path, jobs: int, console: Console)
         console.print(f"{len(plans) - len(left)} of {len(plans)} runs are finished already")
     reasons: dict[int, str | None] = {}
     with progress_bars(console) as bars, ThreadPoolExecutor(jobs) as pool:
-        queue = _Queue(bars, out, len(left), None if jobs == 1 else max(1, default_threads() // jobs))
-        futures = {pool.submit(queue.run, number, plan): number for number, plan in enumerate(left)}
+        runner = _Runner(bars, out, len(left), None if jobs == 1 else max(1, default_threads() // jobs))
+        futures = {pool.submit(runner.run, number, plan): number for number, plan in enumerate(left)}
         try:
             for future in as_completed(futures):
                 reasons[futures[future]] = future.result()
         except BaseException:  # Ctrl-C above all; the processes end before it goes on
-            queue.stopping.set()
+            runner.stopping.set()
             pool.shutdown(cancel_futures=True)
             raise
     return {
@@ -57,8 +57,8 @@ def run_all(plans: list[dict[str, Any]], out: Path, jobs: int, console: Console)
     }
 
 
-class _Queue:
-    """What the runs share: bars, and the word to stop."""
+class _Runner:
+    """Runs them, several at the same time, beside one set of bars, until it is told to stop."""
 
     def __init__(self, bars: Progress, out: Path, count: int, threads: int | None) -> None:
         self.stopping = threading.Event()

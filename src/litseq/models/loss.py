@@ -71,11 +71,12 @@ def token_cross_entropy(
 
 @torch.compiler.disable  # the loop over chunks would be unrolled anew for every number of tokens
 def cross_entropy_sum(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """`torch.nn.functional.cross_entropy` with reduction "sum", in a third of its time on a CPU.
+    """`torch.nn.functional.cross_entropy` with reduction "sum", quicker on a CPU.
 
     The softmax of a batch is the largest tensor of a training, and torch walks over it about ten times, label smoothing
     included: log-softmax, a gradient of zeros but for the labels, one for the smoothing, their sum, and back. Here the
-    rows go through in chunks that stay in the cache, and between forward and backward nothing is kept but the logits.
+    rows go through in chunks that stay in the cache, and between forward and backward nothing is kept but the logits: with
+    smoothing a third of torch's time for bfloat16 logits, and two thirds for float32.
 
     Args:
         logits: [N, V], of any floating type; the work is done in float32, since a bfloat16 softmax loses the small

@@ -20,8 +20,8 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Zero elements at the rate `p` and scale the others, so that the expectation stays; any shape."""
         dropped = round(self.p * 2**_BITS)
-        ours = self.training and x.device.type == "cpu" and 0 < dropped < 2**_BITS and not torch.compiler.is_compiling()
-        if not ours or self.inplace:
+        draws_here = self.training and not self.inplace and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not draws_here or not 0 < dropped < 2**_BITS:
             return super().forward(x)
         draws = torch.empty(-(-x.numel() // _DRAW), dtype=torch.int64)
         torch.ops.aten.random_(draws, _LOWEST, None)  # all 64 bits; `random_()` leaves the sign out
