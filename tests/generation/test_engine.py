@@ -140,6 +140,18 @@ def test_several_samples_of_one_prompt_are_rows_that_begin_alike():
     assert [[r.tokens, *(o.tokens for o in r.others)] for r in alone] == sequences
 
 
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_first_token_of_a_sample_is_drawn_from_untouched_scores(count, penalty):
+    common = {"max_new_tokens": 3, "temperature": 1.3, "repetition_penalty": penalty, "min_new_tokens": 3}
+    for seed, prompt in enumerate(random_prompts(20, seed=5)):
+        several = GenerationOptions(**common, seed=seed, logprobs=True, num_return_sequences=count)
+        single = GenerationOptions(**common, seed=seed, logprobs=True)
+        (found,), (wanted,) = generate([prompt], several), generate([prompt], single)
+        assert found.tokens == wanted.tokens
+        assert found.log_probs == pytest.approx(wanted.log_probs)
+
+
 @pytest.mark.parametrize(
     "options", [{"temperature": 0.8}, {"top_k": 4}, {"top_p": 0.7, "temperature": 1.3}, {"min_p": 0.2}]
 )

@@ -129,7 +129,8 @@ class Plan:
     def _sibling_tokens(self, row: Row, scores: Scores, place: int) -> IntArray:
         """The first tokens of rows that begin where `row` does, each drawn for itself from the same scores."""
         chooser = Chooser(row.siblings, sorted(self._end_tokens), self._vocab_size)
-        return chooser.choose(_pick(scores, np.full(len(row.siblings), place)))
+        # Copies, of one sibling too: to choose changes logits, and the row itself is yet to be chosen for.
+        return chooser.choose(Scores(scores.logits[np.full(len(row.siblings), place)]))
 
     def _part(self, turn: Turn, place: int, tokens: IntArray) -> None:
         row = self._rows[place]
