@@ -107,6 +107,18 @@ def chat(turns, store, **options):
     return heard, read
 
 
+def test_near_the_limit_rows_of_different_age_are_not_padded_beyond_it():
+    start = ids(0, 60)
+    prompts = [Prompt(start[:60]), Prompt([*start[:59], *ids(1, 3)]), Prompt([*start[:46], *ids(2, 17)])]
+    model = ToyModel(max_length=64)
+    engine = Engine(model, (END,))
+    for i, prompt in enumerate(prompts):
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=4), i))
+    wanted = [slow_greedy(model, prompt, min(4, 65 - len(prompt.ids)), END) for prompt in prompts]
+    assert [result.tokens for result in run(engine)] == wanted
+    assert read_tokens(model) == 60 + 3 + 17
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 1.2, "seed": 3}, {"num_beams": 3}, {"repetition_penalty": 1.5}]
 )

@@ -54,6 +54,8 @@ class ToyModel:
     def read(self, first: int, ids: Sequence[Sequence[int]], top_k: int = 0, *, every: bool = False) -> Scores:
         self.calls.append(("read", sum(len(row) for row in ids)))
         scored = []
+        held = max(len(row) for row in self.ids[first : first + len(ids)])
+        assert held + max(map(len, ids)) <= self.max_length, "the padding of a short row has no positions"
         for row, new in enumerate(ids, first):
             assert new
             for i, token in enumerate(new):

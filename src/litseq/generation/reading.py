@@ -57,7 +57,8 @@ class Reader:
             count += 1
             if sum(len(e.left) for e in entering[:count]) >= most:
                 break
-        return next(stop for _, stop in groups([len(e.left) for e in entering[:count]], most))
+        stop = next(stop for _, stop in groups([len(e.left) for e in entering[:count]], most))
+        return self._fitting(entering[:stop], first)
 
     def save(self, row: Row, place: int) -> None:
         """Keep what the row that leaves has read and said, if its request asks for it."""
@@ -70,6 +71,15 @@ class Reader:
             ids = ids[: len(request.prompt.ids)]
         if len(ids) >= SHORTEST and not self._store.holds(ids):
             self._store.add(ids, self._model.save(place, len(ids)))
+
+    def _fitting(self, entering: Sequence[Entering], first: int) -> int:
+        """How many of the rows from `first` on fit into one call: their padding, too, needs places that the model has."""
+        held = longest = 0
+        for i, (new, length) in enumerate(zip(entering, self._model.lengths[first:].tolist(), strict=False)):
+            held, longest = max(held, length), max(longest, len(new.left))
+            if i and held + longest > self._model.max_length:
+                return i
+        return len(entering)
 
     def _shares(self, row: Row) -> bool:
         """Whether what the model holds of a row follows from its tokens alone: not where it looks at a source."""
