@@ -89,6 +89,7 @@ def test_a_subclass_keeps_its_own_argument(data_files: Path, tmp_path: Path) -> 
         ("UnexportableModel", ("user_modules.py", "data-dependent")),
         ("GrowingModel", ("present_key.0", "keeps its shape", "write_cache")),
         ("SilentModel", ("SilentHeads", "cache_dims")),
+        ("PlacedModel", ("disagree", "at '1 row of 48 tokens")),
         ("UnknownOpModel", ("bessel_i0", "user_modules.py", "no ONNX form")),
     ],
 )

@@ -180,6 +180,34 @@ class CappedTranslator(EncoderDecoder):
         return CappedDecoder(config, cross_attention=True, embedding=embedding)
 
 
+class PlacedAttention(Attention):
+    """A window that takes places in the tensors for positions: right in training, wrong behind a cache."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        place = torch.arange(query.shape[2], device=query.device)[:, None]
+        near = (place - torch.arange(key.shape[2], device=query.device)).abs() < 30
+        if is_causal:
+            mask = torch.ones_like(near).tril()
+        return super().attend(query, key, value, near if mask is None else mask & near, False)
+
+
+class PlacedLayer(DecoderLayer):
+    def build_attention(self, config: TransformerConfig) -> nn.Module:
+        return PlacedAttention(config)
+
+
+class PlacedDecoder(TransformerDecoder):
+    def build_layer(self, config: TransformerConfig, index: int) -> nn.Module:
+        return PlacedLayer(config)
+
+
+class PlacedModel(DecoderOnly):
+    """A model that is wrong beyond 30 tokens only."""
+
+    def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
+        return PlacedDecoder(config)
+
+
 class Alibi(PositionScheme):
     """Linear biases on the scores (https://arxiv.org/abs/2108.12409)."""
 

@@ -28,6 +28,8 @@ CASES: tuple[tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]], ...] = (
     ("4 rows, ragged, in chunks with a past", ((5, 10), (8, 17), (2, 6), (12, 14)), (4, 9, 6, 1, 1)),
 )
 GREEDY_STEPS = 6
+LONG_LOGITS = 2**24
+"""Logits of the longest row at most: all positions of most models, and 64 MiB."""
 
 
 @dataclass
@@ -193,7 +195,7 @@ def check_parity(reference: Reference, runner: GraphRunner, tolerance: float, se
     whole = runner.manifest.prompt_pass == "whole"
     vocab, limit = runner.manifest.model.vocab_size, runner.manifest.model.max_seq_len
     cases, worst, equal, total = [], 0.0, 0, 0
-    for name, shapes, chunks in CASES:
+    for name, shapes, chunks in (*CASES, _long_case(vocab, limit)):
         rows = [_row(reference, generator, shape, vocab, limit) for shape in shapes]
         longest = max(len(row.tokens) for row in rows)
         chunks = (*chunks, *(1 for _ in range(longest)))
@@ -209,6 +211,14 @@ def check_parity(reference: Reference, runner: GraphRunner, tolerance: float, se
         cases.append({"case": name, "max_error": error, "positions": count, "same_tokens": same})
         worst, equal, total = max(worst, error), equal + same, total + count
     return ParityReport(cases, worst, equal / total, total, tolerance)
+
+
+def _long_case(vocab: int, limit: int) -> tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """As long a row as the model takes: where a window of an attention ends, or a distance has no other, shows only there."""
+    length = min(limit, max(64, LONG_LOGITS // vocab))
+    prompt = max(1, length - GREEDY_STEPS)
+    chunks = prompt // 2, prompt - prompt // 2
+    return f"1 row of {length} tokens, in two chunks, then single tokens", ((length, prompt),), chunks
 
 
 def _same_choice(expected: NDArray[np.float32], got: NDArray[np.float32], tie: float) -> NDArray[np.bool_]:
