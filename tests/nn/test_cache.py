@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litseq.nn import KeyValue, PositionScheme, Scope, Step, TransformerDecoder, TransformerEncoder
 from litseq.nn.ops import cached_attention
@@ -122,6 +122,48 @@ def test_a_scheme_that_acts_on_the_scores(chunks: str) -> None:
     without = roughen(TransformerDecoder(random_config(position="none")))
     without.load_state_dict(decoder.state_dict())
     assert not torch.allclose(without.logits(without(ids)), full, atol=1e-2)
+
+
+class CountedLayer(nn.Module):
+    """No attention: adds how many tokens the row holds, its state of fixed size."""
+
+    attention = property(lambda self: self)
+    cross_attention = None
+
+    def cache_dims(self) -> tuple[tuple[int, ...], ...]:
+        return ((1,),)
+
+    def forward(
+        self,
+        x: Tensor,
+        scope: Scope,
+        past: tuple[Tensor] | None = None,
+        memory: object = None,
+        memory_scope: object = None,
+    ) -> tuple[Tensor, tuple[Tensor] | None]:
+        seen = torch.arange(1, x.shape[1] + 1)[None, :, None] + (0 if past is None else past[0][:, None])
+        return x + seen, None if past is None else (past[0] + scope.step.new_lengths[:, None],)
+
+
+class CountingDecoder(AlibiDecoder):
+    def build_layer(self, config: object, index: int) -> nn.Module:
+        return super().build_layer(config, index) if index else CountedLayer()
+
+
+@torch.no_grad()
+def test_the_first_layer_may_carry_no_keys_and_attend_to_no_memory() -> None:
+    torch.manual_seed(0)
+    decoder = CountingDecoder(random_config(position="none"), cross_attention=True).eval()
+    ids, memory = torch.randint(0, 50, (1, 6)), torch.randn(1, 5, 64)
+    full = decoder(ids, memory=memory)
+    cross = decoder.cross_keys_values(memory)
+    assert [len(layer) for layer in cross] == [0, 2]
+    past, pieces = decoder.new_cache(1, 9), []
+    for begin, end in ((0, 4), (4, 5), (5, 6)):
+        lengths = (torch.tensor(v, dtype=torch.int32) for v in ([end - 1], [end - begin], end))
+        hidden, past = decoder.step(ids[:, begin:end], Step(*lengths), past, cross, torch.tensor([5]).int())
+        pieces.append(hidden)
+    torch.testing.assert_close(torch.cat(pieces, 1), full, atol=2e-5, rtol=0.0)
 
 
 @torch.no_grad()

@@ -184,8 +184,7 @@ class TransformerDecoder(_Stack):
         Returns:
             Hidden states [B, T, D], and the caches with the new tokens in them.
         """
-        capacity = past[0][0].shape[2]
-        scope = Scope.cached(step, input_ids.shape[1], capacity, self.positions)
+        scope = Scope.cached(step, input_ids.shape[1], self._capacity(past), self.positions)
         memory_scope = None if cross is None else Scope.memory(key_lengths=memory_lengths)
         assert scope.positions is not None
         x = self._embed(input_ids, scope.positions)
@@ -200,12 +199,21 @@ class TransformerDecoder(_Stack):
         return F.linear(hidden, self.embedding.weight) if self.lm_head is None else self.lm_head(hidden)
 
     def cross_keys_values(self, memory: Tensor) -> list[KeyValue]:
-        """Each layer's keys and values of the memory [B, S, D], computed once per sequence."""
-        return [layer.cross_attention.keys_values(memory) for layer in self.layers]  # type: ignore[union-attr,operator]
+        """Each layer's keys and values of the memory [B, S, D], computed once per sequence; none where it has no use for it."""
+        parts = [layer.cross_attention for layer in self.layers]
+        return [() if part is None else part.keys_values(memory) for part in parts]  # type: ignore[misc,union-attr,operator]
 
     def cache_dims(self) -> list[tuple[CacheDims, ...]]:
         """Each layer's cache tensors: their shapes behind the batch dimension, None where the capacity stands."""
         return [layer.attention.cache_dims() for layer in self.layers]  # type: ignore[union-attr,operator]
+
+    def _capacity(self, past: Sequence[LayerState]) -> int:
+        """M of the first cache that grows: a layer may carry states of fixed size instead."""
+        for tensors, layer in zip(past, self.cache_dims(), strict=True):
+            for tensor, dims in zip(tensors, layer, strict=True):
+                if None in dims:
+                    return tensor.shape[1 + dims.index(None)]
+        return 0
 
     def new_cache(self, rows: int, capacity: int) -> list[LayerState]:
         """Empty caches for `rows` rows of up to `capacity` tokens."""
