@@ -95,6 +95,14 @@ def test_no_draw_hits_a_weight_of_zero(draw):
         assert {draw(weights, u) for u in ends} == {0}
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-60])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_the_lower_the_temperature_the_more_it_is_greedy(temperature, filters):
+    row = np.array([300.0, -np.inf, 400.0, -5.0, 399.0], np.float32)
+    options = GenerationOptions(temperature=temperature, **filters)
+    assert [sample(row.copy(), options, u) for u in (0.0, 0.5, 0.999)] == [2, 2, 2]
+
+
 def test_a_row_with_nothing_allowed_does_not_fail():
     assert sample(np.full(9, -np.inf, np.float32), GenerationOptions(temperature=1.0), 0.5) == 0
     assert 0 <= sample(np.full(9, np.nan, np.float32), GenerationOptions(top_k=3), 0.5) < 9

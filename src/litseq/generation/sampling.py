@@ -13,6 +13,7 @@ from litseq.generation.options import GenerationOptions
 from litseq.generation.step_model import FloatArray, IntArray
 
 _BLOCK = 64
+_LOWEST_TEMPERATURE = np.finfo(np.float32).tiny
 _DEPTHS = (8.0, 20.0)
 """Logits this far below the best are looked at first for `top_p`: probabilities down to e^-8 of the best, then e^-20."""
 
@@ -22,11 +23,14 @@ def sample(row: FloatArray, options: GenerationOptions, uniform: float) -> int:
 
     The filters apply in the order temperature, `top_k`, `top_p`, `min_p`, each to what the one before it left.
     """
-    if options.temperature is not None and options.temperature != 1:
-        row = row / np.float32(options.temperature)
     best = row.max()
     if not np.isfinite(best):  # everything is forbidden, or the model is broken: there is nothing to draw from
         return int(row.argmax())
+    if options.temperature is not None and options.temperature != 1:
+        # Counted from the best, which no temperature, however low, takes beyond the largest number.
+        with np.errstate(over="ignore"):
+            row = (row - best) / max(np.float32(options.temperature), _LOWEST_TEMPERATURE)
+        best = row.max()
     if options.top_k is None and options.top_p is None and options.min_p is None:
         return _draw_from_all(np.exp(row - best), uniform)
     allowed = filtered(row, options.top_k, options.top_p, options.min_p)
