@@ -180,6 +180,7 @@ def test_empty_standard_input(capsys, monkeypatch):
         (("a", "--force"), "--force is for --output"),
         (("a", "--output", "/nowhere/x"), "/nowhere does not exist"),
         (("a", "--output", "/tmp"), "/tmp is a directory"),
+        (("a", "--output", "."), ". is a directory"),
         (("a", "--top-p", "3"), "top_p is 3.0"),
         (("a", "--threads", "0"), "threads is 0"),
         (("a", "--batch-size", "0"), "batch_size is 0"),

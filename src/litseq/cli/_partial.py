@@ -60,6 +60,8 @@ class PartialOutput:
         Raises:
             UsageError: when something is in the way, or what is there was made from something else.
         """
+        if target.is_dir():  # "." has no name that another could be made of
+            raise UsageError(f"{target} is a directory; give a file name to --output")
         self._target = target
         self.path = target.with_name(target.name + ".partial")
         """Where the outputs are while the work goes on."""
@@ -173,8 +175,6 @@ class PartialOutput:
     def _find(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
         """The note of an interrupted run that is to be continued, after a look at what is in the way."""
         target = self._target
-        if target.is_dir():
-            raise UsageError(f"{target} is a directory; give a file name to --output")
         if not target.parent.is_dir():
             raise UsageError(f"{target.parent} does not exist; make the directory first")
         note = None if force else _read_note(self._note)
