@@ -75,6 +75,21 @@ def test_streaming_writes_the_same(capsys):
     assert run(capsys, "the fox", "a", "--stream") == run(capsys, "the fox", "a")
 
 
+def test_streaming_skips_what_cannot_be_used(capsys, monkeypatch):
+    content = "the fox\n" + "x" * 99 + "\na\n"
+    feed(monkeypatch, content.encode())
+    plain = run(capsys, "--on-error", "skip")
+    feed(monkeypatch, content.encode())
+    code, out, err = run(capsys, "--on-error", "skip", "--stream")
+    assert (code, out) == plain[:2]
+    assert "skipped 1 prompts; the first: the prompt has 100 tokens" in err
+    feed(monkeypatch, content.encode())
+    assert run(capsys, "--stream")[0] == 2
+    feed(monkeypatch, content.encode())
+    code, out, err = run(capsys, "--on-error", "skip", "--stream", "--top-p", "3")
+    assert (code, out) == (2, "")
+
+
 def test_a_draft_bundle_changes_nothing(capsys):
     assert run(capsys, "the fox", "a", "--draft", BUNDLE, "--prompt-lookup") == run(capsys, "the fox", "a")
     code, _, err = run(capsys, "a", "--draft", str(fixture_path("tiny-decoder-only")))

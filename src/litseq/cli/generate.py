@@ -118,7 +118,7 @@ def _run(args: argparse.Namespace, source: Lines | Texts) -> int:
         workers, threads = _share(args, source)
         generator = Generator.from_bundle(args.bundle, threads=threads, verify=not args.no_verify, draft=args.draft)
         if args.stream:
-            _stream(generator, source, options)
+            _stream(generator, source, options, skips=args.on_error == "skip")
         else:
             output.follow(source.skip(output.done_before))
             _Work(args, source, output, as_json).do(generator, workers, options)
@@ -158,8 +158,7 @@ class _Work:
                 else:
                     texts = [self._text(line, completion) for completion in outcome]
                 output.write("".join(f"{text}\n" for text in texts), line.raw)
-        if self._first_error is not None:
-            print(f"litseq: skipped {self._skipped:,} prompts; the first: {self._first_error}", file=sys.stderr)
+        _tell_skipped(self._skipped, self._first_error)
 
     def _text(self, line: Line, completion: Completion) -> str:
         if self._as_json:
@@ -202,18 +201,33 @@ def _share(args: argparse.Namespace, source: Lines | Texts) -> tuple[int, int]:
     return workers, max(1, threads // max(1, workers))
 
 
-def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any]) -> None:
+def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any], *, skips: bool) -> None:
+    errors: list[LitseqError] = []
+    generator.stream([0], **options)  # checked, and not run: what is wrong with the options is no prompt's matter
     while items := source.take(1, wait=True):
         source.taken.clear()
         for item in items:
-            if isinstance(item, LitseqError):
-                raise item
-            for piece in generator.stream(item, **options):
+            try:
+                if isinstance(item, LitseqError):
+                    raise item
+                pieces = generator.stream(item, **options)
+            except LitseqError as error:
+                if not skips:
+                    raise
+                errors.append(error)
+                pieces = iter(())
+            for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
             sys.stdout.write("\n")
     if source.failure is not None:
         raise source.failure
+    _tell_skipped(len(errors), errors[0] if errors else None)
+
+
+def _tell_skipped(count: int, first: LitseqError | None) -> None:
+    if first is not None:
+        print(f"litseq: skipped {count:,} prompts; the first: {first}", file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
