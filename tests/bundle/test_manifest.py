@@ -117,6 +117,9 @@ def test_contradictions_are_named():
         "decoder input 'input_ids' is named twice": replace(
             decoder, cache=(CacheTensor("input_ids", "b", ("batch", "capacity")),)
         ),
+        "decoder output 'logits' is named twice": replace(
+            decoder, cache=(CacheTensor("a", "logits", ("batch", "capacity")),)
+        ),
         "decoder.cross is empty": replace(decoder, cross=()),
         "no 'source_lengths'": replace(
             decoder, inputs={k: v for k, v in decoder.inputs.items() if k != "source_lengths"}

@@ -284,6 +284,8 @@ def _decoder_problems(manifest: Manifest) -> list[str]:
         found.append("decoder.cache has no entry that grows with the sequence (a 'capacity' dim)")
     names = [*decoder.inputs.values(), *(c.past for c in decoder.cache), *(c.name for c in decoder.cross)]
     found += [f"decoder input {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
+    names = [*decoder.outputs.values(), *(c.present for c in decoder.cache)]
+    found += [f"decoder output {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
     return found
 
 
@@ -301,6 +303,8 @@ def _encoder_problems(manifest: Manifest) -> list[str]:
     found += [f"encoder.inputs has no {role!r}" for role in ENCODER_INPUTS if role not in encoder.inputs]
     found += [f"encoder.inputs has an unknown role {role!r}" for role in encoder.inputs if role not in ENCODER_INPUTS]
     found += [f"encoder.outputs has nothing for {c.name!r}" for c in decoder.cross if c.name not in encoder.outputs]
+    names = [*encoder.outputs.values()]
+    found += [f"encoder output {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
     if not decoder.cross:
         found.append("decoder.cross is empty although there is an encoder")
     if "source_lengths" not in decoder.inputs:
