@@ -331,3 +331,11 @@ def test_validation_is_cut_from_training_by_conversation(files):
     data.setup("fit")
     assert (len(data._datasets["train"]), len(data._datasets["val"])) == (48, 12)
     assert torch.is_tensor(next(iter(data.val_dataloader()))["labels"])
+
+
+def test_a_prefix_lm_behind_a_causal_model_gets_examples_of_its_own(files):
+    data = module(files)
+    for prefix_lm in (False, True, False):
+        data.trainer = trainer("decoder-only", max_seq_len=300, prefix_lm=prefix_lm)
+        data.setup("fit")
+        assert ("prefix_lengths" in next(iter(data.train_dataloader()))) == prefix_lm

@@ -75,7 +75,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self._columns: dict[str, Columns] = {}
         self._encoded: dict[str, tuple[Any, ...]] = {}
         self._datasets: dict[str, SequenceDataset] = {}
-        self._dataset_keys: dict[str, tuple[str, int | None]] = {}
+        self._dataset_keys: dict[str, tuple[str, int | None, bool]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._position, self._stream_position = EpochPosition(), StreamPosition()
         self._seen_model: Any = None
@@ -284,7 +284,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self.hparams[split] is not None
 
     def _prepare(self, split: str) -> None:
-        key = (self.architecture, self._max_seq_len)
+        key = (self.architecture, self._max_seq_len, self._prefix_lm)
         if self._streams(split):
             self._facts[split] = {"dataset": self._sources[split].facts()}
         if self._streams(split) or self._dataset_keys.get(split) == key:
