@@ -325,6 +325,15 @@ def test_the_roles_are_one_token_each(files):
     tokenizer = module(files).tokenizer
     assert [len(tokenizer.encode(role)) for role in ("user", "assistant")] == [1, 1]
 
+def test_an_empty_field_of_the_other_form_is_no_matter(files, tmp_path):
+    talk = talks(1)[0]
+    records = [{"turns": None, "messages": as_messages(talk)}, {"turns": talk, "messages": None}]
+    data = module(files, train=write(tmp_path / "both.jsonl", records))
+    data.setup("fit")
+    first, second = (row for batch in data.train_dataloader() for row in rows(batch))
+    assert first == second
+
+
 
 def test_validation_is_cut_from_training_by_conversation(files):
     data = module(files, val_fraction=0.2)

@@ -56,15 +56,17 @@ def _messages(record: Any, field: str | None) -> tuple[Message, ...]:
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, expected an object with 'turns' or 'messages'")
     names = ("turns", "messages") if field is None else (field,)
-    value = next((found for name in names if (found := field_of(record, name)) is not None), None)
-    if value is None:
+    # A dataset of both forms has both columns in every row, the other one empty.
+    used = next((name for name in names if field_of(record, name) is not None), None)
+    if used is None:
         found = ", ".join(map(repr, list(record)[:5])) or "none"
         raise ValueError(f"no field {' or '.join(map(repr, names))}, found {found}")
+    value = field_of(record, used)
     if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
         # What `datasets` makes of a sequence of objects, by its older rules.
         value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
     in_turn = isinstance(value, list) and bool(value) and isinstance(value[0], str)
-    messages = read_turns(value) if in_turn or ("turns" in record and field is None) else read_messages(value)
+    messages = read_turns(value) if in_turn or (used == "turns" and field is None) else read_messages(value)
     empty = [i for i, message in enumerate(messages, 1) if not message.content.strip()]
     if empty:
         raise ValueError(f"message {empty[0]} is empty")
