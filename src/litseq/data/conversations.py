@@ -218,10 +218,15 @@ class ConversationDataModule(SequenceDataModule):
         return columns
 
     def make_prompts(self, column: list[Dialogue]) -> PromptDataset:
-        """The conversations of `predict`, cut to the model's length."""
-        limits = [self._positions] * len(column)
+        """The conversations of `predict`, cut to the model's length as a bundle cuts them."""
+        options = getattr(self._module, "generation_options", dict)()
         with _Located(column, self.chat_format.template):
-            found = self.chat_format.prompts([dialogue.messages for dialogue in column], limits)
+            found = self.chat_format.questions(
+                [dialogue.messages for dialogue in column],
+                self._positions,
+                options.get("max_new_tokens"),
+                shared=self.architecture == DECODER_ONLY,
+            )
         for dialogue, fitted in zip(column, found, strict=True):
             if fitted.encoded is None:
                 raise locate(ValueError(f"the question is over the model's {self._positions} tokens"), dialogue)

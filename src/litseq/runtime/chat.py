@@ -10,9 +10,6 @@ from litseq.errors import BundleError, UsageError
 from litseq.text import ChatFormat, Tokenizer
 from litseq.text.messages import USER, MessageLike, read_messages
 
-_ROOM = 0.25
-"""Share of the positions that a prompt leaves to the answer, where `max_new_tokens` asks for no less."""
-
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
@@ -28,7 +25,6 @@ class ChatReader:
 
     def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
         self._max_length = manifest.model.max_seq_len
-        # An encoder reads the prompt: the answer has positions of its own.
         self._shared = manifest.encoder is None
         self.format: ChatFormat | None = None
         if not manifest.chat:
@@ -69,12 +65,7 @@ class ChatReader:
             read = read_messages(messages)
             if read[-1].role != USER:
                 raise ValueError(f"the last message is by the {read[-1].role}, expected the user's, to be answered")
-            wanted = self._max_length + 1 if max_new_tokens is None else max_new_tokens
-            room = min(wanted, int(_ROOM * self._max_length)) if self._shared else 0
-            (fitted,) = self.format.prompts([read], [self._max_length - room])
-            if fitted.encoded is None:
-                # Rather a short answer than none.
-                (fitted,) = self.format.prompts([read], [self._max_length])
+            (fitted,) = self.format.questions([read], self._max_length, max_new_tokens, self._shared)
         except ValueError as error:
             raise UsageError(str(error)) from None
         if fitted.encoded is None:

@@ -9,6 +9,9 @@ from litseq.text.messages import USER, drop_oldest, window
 from litseq.text.prompt_format import PromptFormat
 from litseq.text.tokenizer import Tokenizer
 
+_ROOM = 0.25
+"""Share of the positions that a prompt leaves to the answer, where no less is asked for."""
+
 Encoded = TypeVar("Encoded", bound=Sized)
 
 
@@ -77,6 +80,30 @@ class ChatFormat:
         """
         asked = [window(conversation, self.history) for conversation in conversations]
         return fit(asked, self.encode, limits)
+
+    def questions(
+        self, conversations: Sequence[Conversation], max_length: int, max_new_tokens: int | None, shared: bool
+    ) -> list[Fitted[list[int]]]:
+        """`prompts` for a model of so many positions, with room for the answer where they hold that as well.
+
+        Args:
+            conversations: Each ends with a question.
+            max_length: The positions.
+            max_new_tokens: How long an answer may become; None: as long as it likes. So much room is left, up to a
+                quarter of the positions, but for a question that is too long for that: rather a short answer than none.
+            shared: The positions hold prompt and answer together; those of an encoder hold the prompt alone.
+
+        Raises:
+            ValueError: where the template refuses a conversation.
+        """
+        most = int(_ROOM * max_length) if shared else 0
+        room = most if max_new_tokens is None else min(max_new_tokens, most)
+        found = self.prompts(conversations, [max_length - room] * len(conversations))
+        long = [i for i, fitted in enumerate(found) if fitted.encoded is None] if room else []
+        again = self.prompts([conversations[i] for i in long], [max_length] * len(long))
+        for i, fitted in zip(long, again, strict=True):
+            found[i] = fitted
+        return found
 
     def encode(self, conversations: Iterable[Conversation]) -> Iterable[list[int]]:
         """The ids of conversations as they are, all of each."""
