@@ -82,9 +82,15 @@ def test_a_saved_directory_needs_no_dictionary_and_other_splits_have_names(sourc
     cut = pair_module(sources["parquet"], folder, val_fraction=0.2)
     cut.setup("fit")
     assert len(cut.val_dataloader().dataset) == 20
-    slice_of = pair_module(sources["parquet"] | {"split": "train[:10]"}, folder)
-    slice_of.setup("fit")
-    assert len(slice_of.train_dataloader().dataset) == 10
+    for form, split, count in (
+        ("parquet", "train[:10]", 10),
+        ("saved", "train[:10%]", 10),
+        ("splits", "validation[4:]", 5),
+        ("splits", "train[:3]+train[-2:]", 5),
+    ):
+        slice_of = pair_module(sources[form] | {"split": split}, folder)
+        slice_of.setup("fit")
+        assert len(slice_of.train_dataloader().dataset) == count
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -207,6 +213,8 @@ def test_training_resumes_in_mid_epoch_bit_for_bit(sources, folder, tmp_path):
         ({"name": "x"}, UsageError, "no 'dataset' with a name or a path"),
         ({"dataset": "x", "spilt": "train"}, UsageError, "unknown 'spilt'"),
         ({"dataset": "x", "window": 0}, UsageError, "window=0"),
+        ({"dataset": "x", "window": "9"}, UsageError, "window='9', expected a number"),
+        ({"dataset": "x", "streaming": "no"}, UsageError, "streaming='no', expected true or false"),
         ({"dataset": "SPLITS", "split": "dev"}, DataError, "no such split, found 'train', 'validation'"),
         ({"dataset": "SPLITS", "split": "train", "streaming": True, "x": 1}, UsageError, "unknown 'x'"),
         ({"dataset": "json", "data_files": "none.jsonl"}, DataError, "datasets cannot load it"),

@@ -98,11 +98,17 @@ class DatasetSource:
 
     def _saved(self, found: Any) -> Any:
         """The split of a directory that `save_to_disk` wrote; a dataset without splits is taken as it is."""
-        if not isinstance(found, dict):
+        name, bracket, _ = self.split.partition("[")
+        if isinstance(found, dict):
+            if name not in found:
+                raise DataError(f"{self.label}: there is no such split, found {', '.join(map(repr, found)) or 'none'}")
+            found = found[name]
+        if not bracket:
             return found
-        if self.split not in found:
-            raise DataError(f"{self.label}: there is no such split, found {', '.join(map(repr, found)) or 'none'}")
-        return found[self.split]
+        from datasets import ReadInstruction, concatenate_datasets
+
+        parts = ReadInstruction.from_spec(self.split).to_absolute({name: len(found)})
+        return concatenate_datasets([found.select(range(part.from_, part.to)) for part in parts])
 
 
 def dataset_source(given: Any, where: str) -> DatasetSource | None:
@@ -125,10 +131,12 @@ def dataset_source(given: Any, where: str) -> DatasetSource | None:
         found = f"unknown {', '.join(map(repr, unknown))}" if unknown else "no 'dataset' with a name or a path"
         raise UsageError(f"{where}= describes a dataset: {found}; it may have {', '.join(known)}")
     source = DatasetSource(**{"split": _SPLITS[where], **given}, where=where)
-    if source.window < 1 or source.tokenizer_sample < 1:
-        raise UsageError(
-            f"{where}=: window={source.window}, tokenizer_sample={source.tokenizer_sample}: expected 1 or more"
-        )
+    for name in ("window", "tokenizer_sample"):
+        value = getattr(source, name)
+        if type(value) is not int or value < 1:
+            raise UsageError(f"{where}=: {name}={value!r}, expected a number of 1 or more")
+    if type(source.streaming) is not bool:
+        raise UsageError(f"{where}=: streaming={source.streaming!r}, expected true or false")
     return source
 
 
