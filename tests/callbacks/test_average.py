@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from integration.toy_trainer import Batches, trainer, uneven_batches
 from litseq.callbacks import AverageCheckpoints, OnnxExport
@@ -24,13 +24,13 @@ class Texts(Batches):
         self.vocab_size = self.tokenizer.vocab_size
 
 
-def fit(directory, *callbacks, epochs=4):
+def fit(directory, *callbacks, epochs=4, checkpoint=None):
     module = tiny_decoder_only(learning_rate=1e-2, warmup_steps=1)
     run = trainer(
         max_epochs=epochs, callbacks=list(callbacks), enable_checkpointing=True, default_root_dir=directory,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    run.fit(module, Texts())
+    run.fit(module, Texts(), ckpt_path=checkpoint, weights_only=checkpoint is not None or None)
     return module
 
 
@@ -77,6 +77,17 @@ def test_one_checkpoint_averages_to_itself(tmp_path):
     module = fit(tmp_path, AverageCheckpoints(1, str(tmp_path)), epochs=1)
     for name, value in load_module(tmp_path / "average.ckpt").state_dict().items():
         assert torch.equal(value, module.state_dict()[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*ModelCheckpoint callback states", "ignore:The dirpath has changed")
+def test_a_resumed_run_averages_what_the_stopped_one_has_kept(tmp_path):
+    def callbacks(name):
+        return ModelCheckpoint(tmp_path / name, save_last=True), AverageCheckpoints(3, str(tmp_path / name))
+
+    fit(tmp_path, *callbacks("a"), epochs=2)
+    fit(tmp_path, *callbacks("b"), epochs=3, checkpoint=tmp_path / "a" / "last.ckpt")
+    averaged = torch.load(tmp_path / "b" / "average.ckpt", weights_only=True)["litseq"]["averaged"]
+    assert averaged == ["to-average-step=3.ckpt", "to-average-step=6.ckpt", "to-average-step=9.ckpt"]
 
 
 def test_the_running_average_or_the_raw_weights_are_exported(tmp_path, capsys, monkeypatch):

@@ -1,9 +1,10 @@
 """`AverageCheckpoints`: the mean of the last checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from litseq.models.averaging import average_checkpoints
@@ -49,6 +50,19 @@ class AverageCheckpoints(ModelCheckpoint):
     def average_path(self) -> Path:
         """The averaged checkpoint, once training has ended."""
         return Path(str(self.dirpath)) / f"{self.average_name}.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come before the other checkpoints, so that one to resume from knows of all that is to be averaged by then."""
+        super().setup(trainer, pl_module, stage)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first = next(i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
+        callbacks.remove(self)
+        callbacks.insert(first, self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what the resumed run has kept, though a logger gives every run a directory of its own."""
+        kept = {path: step for path, step in state_dict["best_k_models"].items() if Path(path).is_file()}
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath, "best_k_models": kept})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Average on rank zero; the others wait."""
