@@ -46,6 +46,17 @@ def test_bits_per_byte_of_a_uniform_model():
     assert "bits_per_byte" not in stage.update(loss)
 
 
+def test_a_character_that_is_cut_in_two_counts_once():
+    tokenizer = Tokenizer.train(["abc"], vocab_size=261, kind="byte")
+    ids = tokenizer.encode("a日本b\ufffd")
+    for place in range(len(ids) + 1):
+        rows = torch.full((2, len(ids) + 1), -100)
+        rows[0, :place] = torch.tensor(ids[:place])
+        rows[1, : len(ids) - place] = torch.tensor(ids[place:])
+        rows[1, len(ids) - place] = tokenizer.eos_id
+        assert text_bytes(tokenizer, rows) == len("a日本b\ufffd".encode()) == 11
+
+
 def test_no_tokens():
     mean, perplexity = TokenMean(), TokenPerplexity()
     for metric in (mean, perplexity):

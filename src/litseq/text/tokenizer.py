@@ -162,6 +162,14 @@ class Tokenizer:
         text: str = self._backend.decode(kept, skip_special_tokens=True)
         return text
 
+    def count_bytes(self, ids: Sequence[int]) -> int:
+        """The UTF-8 bytes of the text of ids; of a character that is cut in two, those that are there."""
+        text = self.decode(ids)
+        if "\ufffd" in text and self._spells_bytes:
+            special = {token.id for token in self.special_tokens}
+            return sum(len(self.id_to_token(index) or "") for index in ids if index not in special)
+        return len(text.encode())
+
     def stream(self) -> StreamDecoder:
         """A decoder for one sequence that takes an id at a time; its pieces together are `decode` of all ids."""
         return StreamDecoder(self.decode)
@@ -211,6 +219,11 @@ class Tokenizer:
     def sep_id(self) -> int | None:
         """The token between a source and its target, if there is one."""
         return self._special.sep
+
+    @property
+    def _spells_bytes(self) -> bool:
+        """Whether every letter of a token's name stands for a byte."""
+        return (json.loads(self._json).get("decoder") or {}).get("type") == "ByteLevel"
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, special={self._special})"
