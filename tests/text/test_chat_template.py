@@ -232,6 +232,21 @@ def test_plain_types_and_back(byte):
             ChatFormat.from_dict(form.to_dict() | change, byte)
 
 
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_a_prompt_that_ends_with_empty_lines_is_read_as_in_training(kind):
+    # As one token where nothing follows, as two in front of a word.
+    tokenizer = Tokenizer.train([*TEXTS, *["a: \n\n"] * 9], vocab_size=400, kind=kind, special_tokens=SPECIAL)
+    assert len(tokenizer.encode("\n\n")) == 1
+    chat = ChatTemplate(tokenizer, LLAMA3)
+    talk = read_turns(["How are you?", "fine", "ü <|eot_id|> 3.5", "I am ü"])
+    (whole,) = chat.encode_labelled([talk])
+    for i, (begin, _) in zip((1, 3), whole.spans, strict=True):
+        assert chat.encode(talk[:i]) == whole.ids[:begin]
+    before, behind = chat.around_question(True)
+    assert chat.encode(talk[:1])[: len(before)] == before
+    assert chat.encode(talk[:1])[-len(behind) :] == behind
+
+
 def test_the_frame_of_a_question(byte):
     for template in (CHATML, LLAMA2, LLAMA3):
         form = ChatFormat(ChatTemplate(byte, template), (2,))

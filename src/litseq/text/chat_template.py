@@ -92,6 +92,9 @@ class ChatTemplate:
         for chunk in _chunks(conversations):
             if self._chatml is not None:
                 encoded = self._chatml.encode(chunk, add_generation_prompt)
+            elif add_generation_prompt:
+                yield from self._before_more([self._render(conversation, True)[0] for conversation in chunk])
+                continue
             else:
                 encoded = self._encoder.encode([(self._render(c, add_generation_prompt)[0], ()) for c in chunk])
             yield from (item.ids for item in encoded)
@@ -114,7 +117,8 @@ class ChatTemplate:
         before, probe, behind = text.partition(_PROBE)
         if not probe or _PROBE in behind:
             raise ValueError("the chat template does not write a user's message once and as it is")
-        return self._encoder.ids(before), self._encoder.ids(behind)
+        (ids,) = self._before_more([before])
+        return ids, (self._before_more([behind])[0] if add_generation_prompt else self._encoder.ids(behind))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a checkpoint or a manifest."""
@@ -133,6 +137,21 @@ class ChatTemplate:
         ):
             raise ValueError("special_tokens is no object of texts")
         return cls(tokenizer, values.get("template", CHATML), tokens)
+
+    def _before_more(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts behind which a word will stand: those that they have in front of one.
+
+        Many tokenizers read white space at the end of a text as other tokens than in front of a word, and in training
+        there is one.
+        """
+        spaced = [text[-1:].isspace() for text in texts]
+        found = self._encoder.encode(
+            [
+                (text + _PROBE, [(len(text), len(text) + len(_PROBE))]) if ends else (text, ())
+                for text, ends in zip(texts, spaced, strict=True)
+            ]
+        )
+        return [item.ids[: item.spans[0][0]] if ends else item.ids for item, ends in zip(found, spaced, strict=True)]
 
     def _render(self, messages: Conversation, add_generation_prompt: bool) -> tuple[str, list[Span] | None]:
         """The text, and where the assistant's parts are in it, if the template says so."""
