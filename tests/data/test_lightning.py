@@ -233,3 +233,26 @@ def test_help_shows_the_arguments(capsys, monkeypatch):
         printed = " ".join(capsys.readouterr().out.split())
         assert words in printed
         assert "--data.max_tokens MAX_TOKENS" in printed
+
+
+class Halved(PairDataModule):
+    """A user's: one argument of its own, one changed on its way, all others fixed."""
+
+    def __init__(self, path: str, max_tokens: int = 400, upper: bool = False):
+        super().__init__(train=path, max_tokens=max_tokens // 2, tokenizer_kind="char", seed=9)
+
+    def read(self, given, bad):
+        sources, targets = super().read(given, bad)
+        return sources, [target.upper() for target in targets] if self.hparams["upper"] else targets
+
+
+def test_a_subclass_may_fix_and_change_arguments(pairs, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fit"])
+    arguments = [f"--data.path={pairs}", "--data.upper=true", "--data.max_tokens=300"]
+    cli = LightningCLI(Recorder, Halved, args=arguments, run=False, seed_everything_default=False)
+    for data in (cli.datamodule, Halved(pairs, 300, upper=True)):
+        assert (data.hparams["seed"], data.hparams["max_tokens"]) == (9, 150)
+        data.setup("fit")
+        batch = next(iter(data.train_dataloader()))
+        assert batch["input_ids"].numel() + batch["labels"].numel() <= 150
+        assert data.tokenizer.decode(batch["labels"][0][:6].tolist()) == "TARGET"

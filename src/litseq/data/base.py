@@ -1,6 +1,7 @@
 """`SequenceDataModule`: what all DataModules share; a subclass says how files become columns of text and examples."""
 
 import hashlib
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.parsing import collect_init_args
 from torch.utils.data import DataLoader
 
 from litseq.data.collate import CollateDecoderOnly, CollateEncoderDecoder, CollatePrompts
@@ -61,6 +63,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         super().__init__()
         # Not logged: the logger would refuse a vocabulary size that differs from the model's, which is the trained one.
         self.save_hyperparameters(logger=False)
+        # What arrives here counts: a subclass may change an argument in its call, or fix one, of which LightningCLI
+        # knows nothing. The innermost constructor comes last.
+        for arguments in reversed(collect_init_args(inspect.stack(0)[0].frame, [], classes=(LightningDataModule,))):
+            self.save_hyperparameters(arguments, logger=False)
         plain = {name: plain_paths(self.hparams[name]) for name in (*_SPLIT_NAMES, "tokenizer")}
         self.save_hyperparameters(plain, logger=False)
         if architecture not in (None, ENCODER_DECODER, DECODER_ONLY):
@@ -269,7 +275,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def _prefix_lm(self) -> bool:
-        return bool(getattr(getattr(self._module, "hparams", None), "prefix_lm", False))
+        return bool(model_facts(self._module).hparams.prefix_lm)
 
     def detached(self) -> "SequenceDataModule":
         """A copy without trainer and texts, which knows of the model what batches depend on: for worker processes."""

@@ -71,7 +71,9 @@ def stream_loader(
 def model_facts(module: Any) -> SimpleNamespace:
     """What batches depend on of a model: enough for a copy that has no trainer."""
     hparams = getattr(module, "hparams", None)
-    limit, prefix_lm = getattr(hparams, "max_seq_len", None), getattr(hparams, "prefix_lm", False)
+    limit = getattr(hparams, "max_seq_len", None)
+    # A subclass may fix it in its call, and then it is no argument.
+    prefix_lm = getattr(module, "prefix_lm", getattr(hparams, "prefix_lm", False))
     return SimpleNamespace(
         architecture=getattr(module, "architecture", None),
         hparams=SimpleNamespace(max_seq_len=limit, prefix_lm=prefix_lm),
