@@ -1,17 +1,33 @@
 """BLEU and chrF of generated texts against sacrebleu, and which examples they are of."""
 
+import json
+
 import lightning
 import pytest
 import sacrebleu
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from sacrebleu.metrics import BLEU, CHRF
+from torch.utils.data import DataLoader, IterableDataset
 
 from integration.toy_trainer import trainer
 from litseq.callbacks import TextMetrics
-from litseq.data import PairDataModule, TextDataModule
+from litseq.callbacks.text_metrics import CorpusScore, examples
+from litseq.data import ConversationDataModule, PairDataModule, TextDataModule
 from litseq.errors import UsageError
 from litseq.models import DecoderOnly, EncoderDecoder
 from litseq.models.predict import generate_ids
+from litseq.text.messages import read_turns
+
+
+class Stream(IterableDataset):
+    """Batches of which nobody knows the number."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +76,37 @@ def test_the_scores_are_those_of_sacrebleu(files, kind, loss_on):
     bleu = sacrebleu.corpus_bleu(texts, [references], force=True).score
     assert float(run.callback_metrics["val/bleu"]) == pytest.approx(bleu, abs=0.01)
     chrf = sacrebleu.corpus_chrf(texts, [references]).score
-    assert float(run.callback_metrics["val/chrf"]) == pytest.approx(chrf, abs=0.1)  # torchmetrics smooths otherwise
+    assert float(run.callback_metrics["val/chrf"]) == pytest.approx(chrf, abs=0.01)
     assert chrf > 20
+
+
+def test_bad_and_empty_outputs_are_scored_as_sacrebleu_scores_them():
+    texts = ["", "a cat is on it", "the dog runs away now", "x y z", ""]
+    references = ["a dog sits there", "a cat sat down", "the dog ran far away", "red green", "b"]
+    for score, expected in (
+        (CorpusScore(BLEU(force=True)), sacrebleu.corpus_bleu(texts, [references]).score),
+        (CorpusScore(CHRF()), sacrebleu.corpus_chrf(texts, [references]).score),
+    ):
+        score.update(texts[:2], references[:2])
+        score.update([], [])
+        score.update(texts[2:], references[2:])
+        assert expected > 1
+        assert float(score.compute()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_answer_of_a_conversation_is_an_example(tmp_path):
+    turns = [["who", "ann", "and now", "bob it is", "so", "yes"], ["one", "two"]]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"turns": each}) + "\n" for each in turns))
+    data = ConversationDataModule(train=str(tmp_path / "talks.jsonl"), vocab_size=60, max_tokens=200)
+    data.setup("fit")
+    module = DecoderOnly(vocab_size=data.vocab_size, embed_dim=16, num_layers=1, num_heads=2, max_seq_len=200)
+    found = [pair for batch in data.train_dataloader() for pair in examples(module, batch)]
+    messages = [read_turns(each) for each in turns]
+    assert sorted(found) == sorted(
+        (data.chat_format.prompts([talk[:i]], [200])[0].encoded,
+         [*data.tokenizer.encode(talk[i].content), data.chat_format.stop_ids[0]])
+        for talk in messages for i in range(1, len(talk), 2)
+    )  # fmt: skip
 
 
 def test_the_limit_takes_long_and_short_ones_alike(files):
@@ -73,15 +118,20 @@ def test_the_limit_takes_long_and_short_ones_alike(files):
     seen = []
     metrics.bleu.update = lambda texts, references: seen.extend(references)
     metrics._score(run, module.eval())
-    chosen = sorted(len(data.tokenizer.encode(reference[0])) + 1 for reference in seen)
+    chosen = sorted(len(data.tokenizer.encode(reference)) + 1 for reference in seen)
     assert (chosen[0], chosen[2]) == (lengths[0], lengths[-1])
     assert chosen[0] < chosen[1] < chosen[2]
 
 
-def test_the_average_generates_where_there_is_one(files):
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.filterwarnings("ignore:.*IterableDataset.*__len__")
+def test_the_average_generates_where_there_is_one(files, sized):
     data = pairs(files)
     module = model(EncoderDecoder, data)
     seen = {}
+    if not sized:
+        whole = data.val_dataloader
+        data.val_dataloader = lambda: DataLoader(Stream(whole()), batch_size=None)
 
     class Spy(TextMetrics):
         def _score(self, trainer, module):

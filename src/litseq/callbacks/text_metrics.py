@@ -1,12 +1,16 @@
 """`TextMetrics`: what a model generates in validation, scored against the references."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
-from torchmetrics.text import CHRFScore, SacreBLEUScore
+from torchmetrics import Metric
 
 from litseq.errors import UsageError
 from litseq.models import SequenceModule
@@ -16,11 +20,39 @@ from litseq.nn.batch import IGNORE_INDEX
 Pair = tuple[list[int], list[int]]
 
 
+class CorpusScore(Metric):
+    """A score of sacrebleu's over the texts of all ranks, out of the sums that its own significance tests are made of.
+
+    torchmetrics' BLEU is 0 where no four words in a row are right, and its chrF forgets the references of outputs that
+    have nothing in common with them: with a tenth of the outputs empty, 75 became 85.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    sums: Tensor
+
+    def __init__(self, scorer: Any) -> None:
+        super().__init__()
+        self.scorer = scorer
+        (row,) = scorer._extract_corpus_statistics(["a"], [["a"]])
+        self.add_state("sums", torch.zeros(len(row), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, texts: list[str], references: list[str]) -> None:
+        """Add texts, each with the one it should be."""
+        if texts:
+            rows = self.scorer._extract_corpus_statistics(texts, [references])
+            self.sums += torch.tensor(rows, device=self.sums.device).sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """The score as a percentage."""
+        return torch.tensor(self.scorer._compute_score_from_stats(self.sums.tolist()).score, device=self.sums.device)
+
+
 class TextMetrics(Callback):
     """Generate from some validation examples, and log BLEU and chrF of the texts, as percentages like sacrebleu.
 
     Generation goes through the loop that serves as well (`litseq.generation`), greedily unless the options say more; it
-    reads each row again at every step, so `limit` decides what it costs. `val/bleu` is sacreBLEU's (`13a` tokens,
+    reads each row again at every step, so `limit` decides what it costs. Of a conversation every answer is an example. `val/bleu` is sacreBLEU's (`13a` tokens,
     https://aclanthology.org/W18-6319), `val/chrf` is chrF2 (https://aclanthology.org/W15-3049). Where an averaging callback
     is there, the average generates.
 
@@ -47,15 +79,21 @@ class TextMetrics(Callback):
         self.every_n_validations = every_n_validations
         self.max_new_tokens = max_new_tokens
         self.options = dict(options or {})
-        self.bleu = SacreBLEUScore()
-        self.chrf = CHRFScore(n_word_order=0)
+        self.bleu, self.chrf = CorpusScore(BLEU(force=True)), CorpusScore(CHRF())
         self._validations = 0
         self._pairs: list[Pair] = []
-        self._scored = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come before an averaging callback, which takes the average out again at the end of a validation."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        place = next((i for i, callback in enumerate(callbacks) if isinstance(callback, WeightAveraging)), None)
+        if place is not None and place < callbacks.index(self):
+            callbacks.remove(self)
+            callbacks.insert(place, self)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""
-        self._pairs, self._scored = [], False
+        self._pairs = []
         self._validations += not trainer.sanity_checking
 
     def on_validation_batch_end(
@@ -67,32 +105,26 @@ class TextMetrics(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep prompts and references; generate behind the last batch, while averaged weights are still in place."""
+        """Keep prompts and references."""
         if not self._is_due(trainer) or dataloader_idx != 0:
             return
         assert isinstance(pl_module, SequenceModule)
         self._pairs += examples(pl_module, batch)
-        if batch_idx + 1 == trainer.num_val_batches[0]:
-            self._score(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Generate and log."""
         if not self._is_due(trainer):
             return
         assert isinstance(pl_module, SequenceModule)
-        if not self._scored:  # a loader of unknown length
-            self._score(trainer, pl_module)
+        self._score(trainer, pl_module)
         for name, metric in (("val/bleu", self.bleu), ("val/chrf", self.chrf)):
-            share = metric.compute()  # over all ranks: a metric gathers
-            assert isinstance(share, Tensor)
-            pl_module.log(name, 100 * share.to(pl_module.device))
+            pl_module.log(name, metric.compute())  # over all ranks: a metric gathers
             metric.reset()
 
     def _is_due(self, trainer: Trainer) -> bool:
         return not trainer.sanity_checking and self._validations % self.every_n_validations == 0
 
     def _score(self, trainer: Trainer, module: SequenceModule) -> None:
-        self._scored = True
         tokenizer = module.record.load_tokenizer()
         if tokenizer is None:
             raise UsageError("TextMetrics needs texts, and no tokenizer is known: use a data module with one")
@@ -105,14 +137,14 @@ class TextMetrics(Callback):
         options = module.generation_options() | {"max_new_tokens": limit} | self.options
         outputs = generate_ids(module, [prompt for prompt, _ in chosen], options)
         texts = [tokenizer.decode(ids) for ids in outputs]
-        references = [[tokenizer.decode(reference)] for _, reference in chosen]
+        references = [tokenizer.decode(reference) for _, reference in chosen]
         for metric in (self.bleu, self.chrf):
             metric.to(module.device)
             metric.update(texts, references)
 
 
 def examples(module: SequenceModule, batch: Mapping[str, Tensor]) -> list[Pair]:
-    """The prompt and the reference of every row of a batch.
+    """The prompts and the references of a batch: one a row, or one for every answer in a conversation.
 
     Raises:
         UsageError: The rows are packed documents, in which nothing is a prompt.
@@ -121,11 +153,21 @@ def examples(module: SequenceModule, batch: Mapping[str, Tensor]) -> list[Pair]:
         raise UsageError(
             "TextMetrics needs prompts and references, and packed blocks have none: use objective='prefix'"
         )
-    prompts = module.prompts(batch)
     labels = batch["labels"].tolist()
+    if module.architecture == "decoder-only" and "prefix_lengths" not in batch:
+        return [pair for row in zip(batch["input_ids"].tolist(), labels, strict=True) for pair in _answers(*row)]
+    prompts = module.prompts(batch)
     if module.architecture == "decoder-only":  # with the loss on everything, the prompt has labels too
         labels = [row[len(prompt) - 1 :] for row, prompt in zip(labels, prompts, strict=True)]
     return [
         (prompt, [label for label in row if label != IGNORE_INDEX])
         for prompt, row in zip(prompts, labels, strict=True)
     ]  # fmt: skip
+
+
+def _answers(ids: list[int], labels: list[int]) -> Iterator[Pair]:
+    """Every stretch of labels, behind all that comes before it."""
+    for labelled, places in groupby(range(len(labels)), lambda place: labels[place] != IGNORE_INDEX):
+        if labelled:
+            stretch = list(places)
+            yield ids[: stretch[0] + 1], [labels[place] for place in stretch]
