@@ -61,40 +61,52 @@ class Runner:
         }
 
     def run(self, row: Row) -> tuple[NDArray[np.float32], dict[tuple[str, str], Array]]:
-        """Logits [T, V] of every position of a row, and the values shown."""
-        inside: dict[tuple[str, str], Array] = {}
-        cross: dict[str, Array] = {}
-        names = self.manifest.decoder
-        if self.manifest.encoder is not None:
-            encoder, source = self.manifest.encoder, np.array([row.source], np.int64)
-            lengths = np.array([source.shape[1]], np.int32)
-            feeds: dict[str, Array] = {encoder.inputs["input_ids"]: source, encoder.inputs["lengths"]: lengths}
-            cross = self._call(encoder.file, encoder.outputs, feeds, inside)
-            cross[names.inputs["source_lengths"]] = lengths
-        count = len(row.tokens)
-        roles: dict[str, Array] = {
-            "input_ids": np.array([row.tokens], np.int64),
-            "new_lengths": np.array([count], np.int32),
-            "last_positions": np.array([count - 1], np.int32),
-            "total_length": np.array(count, np.int32),
-            "logit_rows": np.arange(count, dtype=np.int64),
-            "prefix_lengths": np.array([row.prompt], np.int32),
-            "top_k": np.array(0, np.int64),
-        }
-        feeds = {names.inputs[role]: value for role, value in roles.items() if role in names.inputs} | cross
-        for tensor in names.cache:
-            sizes = {"batch": 1, "capacity": count}
-            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.dims]
-            feeds[tensor.past] = np.zeros(shape, tensor.dtype)
-        found = self._call(names.file, {"logits": names.outputs["logits"]}, feeds, inside)
-        return found["logits"], inside
+        """Logits [T, V] of every position of a row, and the values shown, each as [N, K]."""
+        inside: dict[tuple[str, str], list[Array]] = {}
+        names, count = self.manifest.decoder, len(row.tokens)
+        cross = self._encode(row, inside)
+        sizes: dict[int | str, int] = {"batch": 1, "capacity": count}
+        caches: dict[str, Array] = {c.past: np.zeros([sizes.get(d, d) for d in c.dims], c.dtype) for c in names.cache}
+        # In a call with a visible prefix everything sees everything, so what follows it has a call of its own.
+        apart = self.manifest.prompt_pass == "whole" and row.prompt < count
+        logits: list[Array] = []
+        for start, end in [(0, row.prompt), (row.prompt, count)] if apart else [(0, count)]:
+            roles: dict[str, Array] = {
+                "input_ids": np.array([row.tokens[start:end]], np.int64),
+                "new_lengths": np.array([end - start], np.int32),
+                "last_positions": np.array([end - 1], np.int32),
+                "total_length": np.array(end, np.int32),
+                "logit_rows": np.arange(end - start, dtype=np.int64),
+                "prefix_lengths": np.array([0 if start else row.prompt], np.int32),
+                "top_k": np.array(0, np.int64),
+            }
+            feeds = (
+                {names.inputs[role]: value for role, value in roles.items() if role in names.inputs} | cross | caches
+            )
+            wanted = {"logits": names.outputs["logits"]} | ({c.past: c.present for c in names.cache} if apart else {})
+            found = self._call(names.file, wanted, feeds, inside)
+            logits.append(found.pop("logits"))
+            caches |= found
+        return np.concatenate(logits), {place: np.concatenate(parts) for place, parts in inside.items()}
+
+    def _encode(self, row: Row, inside: dict[tuple[str, str], list[Array]]) -> dict[str, Array]:
+        """What the decoder reads of the source; nothing without an encoder."""
+        encoder = self.manifest.encoder
+        if encoder is None:
+            return {}
+        source = np.array([row.source], np.int64)
+        lengths = np.array([source.shape[1]], np.int32)
+        feeds: dict[str, Array] = {encoder.inputs["input_ids"]: source, encoder.inputs["lengths"]: lengths}
+        cross = self._call(encoder.file, encoder.outputs, feeds, inside)
+        return cross | {self.manifest.decoder.inputs["source_lengths"]: lengths}
 
     def _call(
-        self, file: str, outputs: Mapping[str, str], feeds: dict[str, Array], inside: dict[tuple[str, str], Array]
+        self, file: str, outputs: Mapping[str, str], feeds: dict[str, Array], inside: dict[tuple[str, str], list[Array]]
     ) -> dict[str, Array]:
         shown = self.shown.get(file, [])
         values = self._sessions[file].run([*outputs.values(), *shown], feeds)
-        inside |= {(file, name): value for name, value in zip(shown, values[len(outputs) :], strict=True)}
+        for name, value in zip(shown, values[len(outputs) :], strict=True):
+            inside.setdefault((file, name), []).append(value.reshape(-1, value.shape[-1]))
         return dict(zip(outputs, values, strict=False))
 
 
