@@ -61,6 +61,19 @@ def test_with_a_scale_a_row_no_row_depends_on_the_others(exported, tmp_path, nam
         assert alone.logprobs == found.logprobs  # to the bit
 
 
+@pytest.mark.parametrize(
+    "defaults", [{"num_beams": 4}, {"min_new_tokens": 30}, {"top_k": 1, "num_return_sequences": 2}]
+)
+def test_how_a_bundle_generates_by_default_does_not_matter(exported, tmp_path, defaults):
+    shutil.copytree(exported / KINDS[2], tmp_path / "bundle")
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    manifest["generation"] |= defaults
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    found = quantize_bundle(tmp_path / "bundle", tmp_path / "out", options("int8"))
+    assert found.kl == quantize_bundle(exported / KINDS[2], tmp_path / "plain", options("int8")).kl
+    assert open_bundle(tmp_path / "out").manifest.generation == manifest["generation"]
+
+
 def test_compensation_beats_the_nearest_step(exported, tmp_path):
     kl = [
         quantize_bundle(exported / KINDS[0], tmp_path / str(way), options("int4", compensate=way, max_loss=math.inf)).kl

@@ -95,7 +95,7 @@ def quantize_files(
     weights = find_weights(models)
     if not any(weight.linears for weight in weights):
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
-    before = Generator(source, threads=threads, spinning=False)
+    before = _generator(source, threads)
     sampler = Sampler(manifest, before)
     calibration, calibrated_on = _calibration(sampler, options, say)
     say(f"rounding {len(weights)} matrices")
@@ -154,6 +154,12 @@ def _sole_names(source: Bundle, beside: Path) -> Iterator[Bundle]:
         for name in source.manifest.files:
             shutil.copyfile(source.file(name), Path(copy) / name)
         yield Bundle(Path(copy), source.manifest)
+
+
+def _generator(bundle: Bundle, threads: int) -> Generator:
+    """A generator without the bundle's own defaults: beams, a penalty or a stop string are none of what is measured."""
+    kept = {name: value for name, value in bundle.manifest.generation.items() if name == "max_new_tokens"}
+    return Generator(replace(bundle, manifest=replace(bundle.manifest, generation=kept)), threads=threads, spinning=False)
 
 
 def _calibration(sampler: Sampler, options: QuantizeOptions, say: Say) -> tuple[list[Row], str | None]:
@@ -283,7 +289,7 @@ def _measure(
         sampler.seed += 1  # others than those it was calibrated on
         rows, name = sampler.own_rows(16, 96), "texts that the model wrote"
     fewer = _fewer(rows, MEASURED_TOKENS)
-    after = Generator(new, threads=threads, spinning=False)
+    after = _generator(new, threads)
     runners = [Runner(bundle.path, bundle.manifest, threads) for bundle in (source, new)]
     kl, agreement, positions = reports.compare(runners[0], runners[1], fewer)
     metrics: dict[str, dict[str, float]] = {}
