@@ -51,6 +51,8 @@ def test_what_makes_it_sample(values, sampling):
         ("num_return_sequences", 2),
         ("num_return_sequences", 0),
         ("length_penalty", "long"),
+        ("length_penalty", 1000.0),
+        ("length_penalty", -31),
         ("early_stopping", "always"),
         ("num_beam_groups", 2),
         ("diversity_penalty", -1),
@@ -66,6 +68,11 @@ def test_a_value_out_of_range_is_named(name, value):
     with pytest.raises(UsageError, match=name) as caught:
         GenerationOptions(**{name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_the_most_is_named_where_there_is_one():
+    with pytest.raises(UsageError, match="num_beams is 1025, expected an integer from 1 to 1024"):
+        GenerationOptions(num_beams=1025)
 
 
 def test_all_problems_are_named_at_once():

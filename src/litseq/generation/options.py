@@ -13,6 +13,8 @@ from litseq.errors import UsageError
 
 _MOST_TOKENS = 2**31 - 1
 _MOST_BEAMS = 1024
+_MOST_PENALTY = 30
+"""Of a length: _MOST_TOKENS to this power is still a float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class GenerationOptions:
     """Completions a prompt: the best ones of a beam search, or as many samples."""
     length_penalty: float = 1.0
     """A finished beam of n tokens, the end token included, scores (sum of log-probabilities) / n ** length_penalty:
-    above 0 favours long outputs, below 0 short ones."""
+    above 0 favours long outputs, below 0 short ones; from -30 to 30."""
     early_stopping: bool | Literal["never"] = False
     """When a beam search ends. With F = the worst score among the `num_beams` best finished beams, and once there are as
     many: True: at once. False: when F >= s / n ** length_penalty, where s is the sum of log-probabilities of the best
@@ -137,7 +139,8 @@ def _problems(options: GenerationOptions) -> list[str]:
         value = getattr(options, name)
         fits = isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
         if not fits and not (optional and value is None):
-            found.append(f"{name} is {value!r}, expected an integer of at least {minimum}")
+            bounds = f"of at least {minimum}" if maximum == _MOST_TOKENS else f"from {minimum} to {maximum}"
+            found.append(f"{name} is {value!r}, expected an integer {bounds}")
 
     def number(name: str, minimum: float, maximum: float, bounds: str, open_below: bool = False) -> None:
         value = getattr(options, name)
@@ -191,7 +194,7 @@ def _beam_problems(
     whole("num_beams", 1, _MOST_BEAMS)
     whole("num_return_sequences", 1, _MOST_BEAMS)
     whole("num_beam_groups", 1, _MOST_BEAMS)
-    number("length_penalty", -math.inf, math.inf, "a number")
+    number("length_penalty", -_MOST_PENALTY, _MOST_PENALTY, f"a number from -{_MOST_PENALTY} to {_MOST_PENALTY}")
     number("diversity_penalty", 0, math.inf, "a number of at least 0")
     if options.early_stopping not in (True, False, "never"):
         yield f'early_stopping is {options.early_stopping!r}, expected True, False or "never"'
