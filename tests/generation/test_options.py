@@ -44,6 +44,7 @@ def test_what_makes_it_sample(values, sampling):
         ("logprobs", 3),
         ("top_logprobs", -1),
         ("do_sample", "yes"),
+        ("do_sample", 1),
         ("stop", ("",)),
         ("stop", (3,)),
         ("num_beams", 0),
@@ -54,6 +55,7 @@ def test_what_makes_it_sample(values, sampling):
         ("length_penalty", 1000.0),
         ("length_penalty", -31),
         ("early_stopping", "always"),
+        ("early_stopping", 1),
         ("num_beam_groups", 2),
         ("diversity_penalty", -1),
         ("bad_words", ["a", ""]),
@@ -62,6 +64,7 @@ def test_what_makes_it_sample(values, sampling):
         ("prefix", 3),
         ("prefix_allowed_tokens", [3]),
         ("prompt_lookup", "yes"),
+        ("prompt_lookup", 1),
     ],
 )
 def test_a_value_out_of_range_is_named(name, value):

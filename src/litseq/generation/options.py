@@ -165,7 +165,7 @@ def _problems(options: GenerationOptions) -> list[str]:
         for name in ("logprobs",)
         if not isinstance(v := getattr(options, name), bool)
     ]
-    if options.do_sample not in (None, True, False):
+    if not isinstance(options.do_sample, bool | None):
         found.append(f"do_sample is {options.do_sample!r}, expected True, False or None")
     if not isinstance(options.stop, tuple) or not all(isinstance(text, str) and text for text in options.stop):
         found.append(f"stop is {options.stop!r}, expected strings that are not empty")
@@ -180,7 +180,7 @@ def _problems(options: GenerationOptions) -> list[str]:
     allowed: object = options.prefix_allowed_tokens
     if allowed is not None and not callable(allowed):
         found.append(f"prefix_allowed_tokens is {allowed!r}, expected a function")
-    if options.prompt_lookup not in (None, True, False):
+    if not isinstance(options.prompt_lookup, bool | None):
         found.append(f"prompt_lookup is {options.prompt_lookup!r}, expected True, False or None")
     limit = options.max_new_tokens
     if not found and limit is not None and options.min_new_tokens > limit:
@@ -196,7 +196,7 @@ def _beam_problems(
     whole("num_beam_groups", 1, _MOST_BEAMS)
     number("length_penalty", -_MOST_PENALTY, _MOST_PENALTY, f"a number from -{_MOST_PENALTY} to {_MOST_PENALTY}")
     number("diversity_penalty", 0, math.inf, "a number of at least 0")
-    if options.early_stopping not in (True, False, "never"):
+    if not isinstance(options.early_stopping, bool) and options.early_stopping != "never":
         yield f'early_stopping is {options.early_stopping!r}, expected True, False or "never"'
     beams, count, groups = options.num_beams, options.num_return_sequences, options.num_beam_groups
     if not all(isinstance(value, int) for value in (beams, count, groups)):
