@@ -160,10 +160,12 @@ def test_only_rows_whose_parent_changed_move():
     assert 0 < model.moved < sum(steps) / 2
 
 
-def test_log_probs_and_alternatives_of_a_beam():
+@pytest.mark.parametrize("changed", [{}, {"bad_words": [[t] for t in range(1, 11, 2)]}, {"repetition_penalty": 3.0}])
+def test_log_probs_and_alternatives_of_a_beam(changed):
     prompt = Prompt([5, 3])
     engine = Engine(ToyModel(), (END,))
-    engine.submit(Request(prompt, GenerationOptions(max_new_tokens=7, num_beams=3, top_logprobs=2, length_penalty=0.0)))
+    options = GenerationOptions(max_new_tokens=7, num_beams=3, top_logprobs=2, length_penalty=0.0, **changed)
+    engine.submit(Request(prompt, options))
     (result,) = run(engine)
     model = ToyModel()
     values = [log_probs(model, [*prompt.ids, *result.tokens[:i]]) for i in range(len(result.tokens))]
@@ -171,7 +173,8 @@ def test_log_probs_and_alternatives_of_a_beam():
     for pairs, row in zip(result.alternatives, values, strict=True):
         assert [token for token, _ in pairs] == np.argsort(-row)[:2].tolist()
     ended = log_probs(model, [*prompt.ids, *result.tokens])[END] if result.finish_reason == "eos" else 0.0
-    assert result.score == pytest.approx(sum(result.log_probs) + ended, abs=1e-5)
+    if "repetition_penalty" not in changed:
+        assert result.score == pytest.approx(sum(result.log_probs) + ended, abs=1e-5)
 
 
 def test_allowed_tokens_and_bad_words_hold_in_a_search():

@@ -64,6 +64,8 @@ class BeamSearch:
         size = self.width // options.num_beam_groups
         self._groups = [_Group(size, range(i * size, (i + 1) * size)) for i in range(options.num_beam_groups)]
         self._told = 0
+        self._likeliest: tuple[IntArray, FloatArray] | None = None
+        """Of each row, where asked for: the model's likeliest tokens and their log-probabilities."""
         self._wanted = max(2, 1 + len(self._is_end)) * size
         # A later group may lose as many of its best tokens as beams chose before it.
         spared = self.width - size
@@ -172,7 +174,6 @@ class BeamSearch:
 
     def _note(self, group: _Group, ids: IntArray, raw: FloatArray) -> None:
         """Note the log-probabilities of the newest tokens of a group's beams."""
-        k = self._options.top_logprobs
         for beam in [*group.running, *group.finished]:
             if (parent := beam.parent) is None:
                 continue
@@ -180,10 +181,9 @@ class BeamSearch:
             slot = parent.slot
             (column,) = np.flatnonzero(ids[slot] == token)[:1]
             beam.log_probs = [*parent.log_probs, float(raw[slot, column])]
-            if k:
-                order = np.argsort(-raw[slot], kind="stable")[:k]
-                pairs = tuple(zip(ids[slot, order].tolist(), raw[slot, order].tolist(), strict=True))
-                beam.alternatives = [*parent.alternatives, pairs]
+            if self._likeliest is not None:
+                tokens, log_probs = (values[slot].tolist() for values in self._likeliest)
+                beam.alternatives = [*parent.alternatives, tuple(zip(tokens, log_probs, strict=True))]
 
     def _forget_parents(self, group: _Group) -> None:
         for beam in [*group.running, *group.finished]:
@@ -230,11 +230,16 @@ class BeamSearch:
     def _candidates(self, scores: Scores) -> tuple[IntArray, FloatArray, FloatArray]:
         """Tokens [rows, C], their processed log-probabilities, and the model's own."""
         top_ids, top_log_probs = scores.top_ids, scores.top_log_probs
-        wanted = self.candidates
+        wanted, k = self.candidates, self._options.top_logprobs
         if top_ids is not None and top_log_probs is not None and not self.needs_logits:
             log_probs = top_log_probs[:, :wanted]
+            if k:
+                self._likeliest = top_ids[:, :k], top_log_probs[:, :k]
             return top_ids[:, :wanted], log_probs, log_probs
         raw = scores.logits - processors.log_normalizer(scores.logits)[:, None]
+        if k:  # of the model: what is processed below may leave them out of the candidates
+            likeliest = best_tokens(raw, k)
+            self._likeliest = likeliest, np.take_along_axis(raw, likeliest, -1)
         values = raw
         if self.needs_logits:
             values = raw.copy()
