@@ -203,6 +203,14 @@ def test_a_search_with_nothing_left_ends():
         search([Prompt([5])], max_new_tokens=6, num_beams=3, prefix_allowed_tokens=lambda ids: [])
 
 
+def test_every_prompt_has_as_many_outputs_as_were_asked_for():
+    prompts = [Prompt([5]), Prompt([6, 3])]
+    found = search(prompts, max_new_tokens=4, num_beams=4, num_return_sequences=4, prefix_allowed_tokens=lambda ids: [3, END] if not ids else [END])  # fmt: skip
+    for sequences in found:
+        assert sorted(tokens for tokens, score in sequences if score > -np.inf) == [[], [3]]
+        assert sequences[2:] == [([], -np.inf)] * 2
+
+
 def test_a_search_stops_where_an_output_is_complete():
     prompts = random_prompts(6, seed=4)
     found = search(

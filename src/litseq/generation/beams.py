@@ -129,8 +129,9 @@ class BeamSearch:
             found += running
         found.sort(key=lambda beam: -beam.score)
         results = [self._result(beam) for beam in found[: self._options.num_return_sequences]]
-        if not results:  # everything was forbidden from the first token on
-            results = [Result(self.job.ticket, [], reason or "length", -math.inf)]
+        # Where too much was forbidden there are fewer; outputs of several prompts stand side by side, so none may be missing.
+        missing = self._options.num_return_sequences - len(results)
+        results += [Result(self.job.ticket, [], reason or "length", -math.inf)] * missing
         self._tell_rest(results[0].tokens)
         first = results[0]
         first_with_others = Result(

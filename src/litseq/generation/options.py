@@ -66,7 +66,8 @@ class GenerationOptions:
     num_beams: int = 1
     """Above 1: beam search, which keeps this many best beginnings at every step."""
     num_return_sequences: int = 1
-    """Completions a prompt: the best ones of a beam search, or as many samples."""
+    """Completions a prompt: the best ones of a beam search, or as many samples. Where allowed tokens leave a search fewer,
+    the others are empty, with a score of -inf."""
     length_penalty: float = 1.0
     """A finished beam of n tokens, the end token included, scores (sum of log-probabilities) / n ** length_penalty:
     above 0 favours long outputs, below 0 short ones; from -30 to 30."""
