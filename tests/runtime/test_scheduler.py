@@ -49,6 +49,7 @@ def test_a_stream_gives_the_text_in_pieces(generator):
         pending = scheduler.submit("hello there", stream=True, max_new_tokens=20)
         assert "".join(pending) == wanted.text
         assert pending.result() == wanted
+        assert list(pending) == []  # at once: the pieces were given out
         assert pending.done()
         assert "".join(scheduler.submit("hello there", max_new_tokens=20)) == wanted.text
 

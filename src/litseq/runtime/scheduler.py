@@ -52,6 +52,7 @@ class Pending:
             return
         while (piece := self._pieces.get()) is not None:
             yield piece
+        self._pieces.put(None)  # whoever iterates again finds the end too, and does not wait for ever
         self._future.result()  # raises what the loop failed with
 
     def done(self) -> bool:
