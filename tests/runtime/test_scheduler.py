@@ -85,6 +85,19 @@ def test_what_cannot_be_asked_is_said_at_once(generator):
         assert scheduler.submit([5, 6], max_new_tokens=3).result(timeout=30).finish_reason in ("eos", "length")
 
 
+def test_numbers_that_are_none_are_refused_at_once(generator):
+    bounds = [("max_rows", 0), ("max_rows", 1.5), ("max_tokens", -1), ("chunk_tokens", 0), ("max_rows", "4")]
+    for name, value in bounds:
+        with pytest.raises(UsageError, match=f"{name} is {value!r}, expected an integer of at least 1"):
+            Scheduler(generator, **{name: value})
+    with Scheduler(generator) as scheduler:
+        others = [scheduler.submit([5, 6], max_new_tokens=30, min_new_tokens=30) for _ in range(3)]
+        for priority in ("high", None, float("nan")):
+            with pytest.raises(UsageError, match=f"priority is {priority!r}, expected an integer"):
+                scheduler.submit("a", priority=priority)
+        assert [other.result(timeout=30).finish_reason for other in others] == ["length"] * 3
+
+
 def test_closing_fails_what_is_not_done(generator):
     scheduler = Scheduler(generator, max_rows=1)
     pending = [scheduler.submit([5, 6, 7], max_new_tokens=40, min_new_tokens=40, stream=True) for _ in range(50)]
