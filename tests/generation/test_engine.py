@@ -125,6 +125,22 @@ def test_the_caches_stay_within_their_bound():
         engine.submit(Request(Prompt([3]), GenerationOptions(max_new_tokens=61)))
 
 
+def test_sources_are_within_the_bound_too():
+    model, most = ToyModel(), 60
+    engine = Engine(model, (END,), max_rows=8, max_tokens=most)
+    prompts = [Prompt([3], source.ids) for source in random_prompts(30, seed=4, longest=30)]
+    for i, prompt in enumerate(prompts):
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=3 + i % 9), i))
+    results = []
+    while not engine.idle:
+        results += engine.step()
+        assert model.rows * (max(map(len, model.ids), default=0) + max(map(len, model.sources), default=0)) <= most
+    results.sort(key=lambda result: result.ticket)
+    assert tokens(results) == [slow_greedy(model, prompt, 3 + i % 9, END) for i, prompt in enumerate(prompts)]
+    with pytest.raises(UsageError, match=r"64 tokens \(2 rows of 32\), the caches are bounded to 60"):
+        engine.submit(Request(Prompt([3], [4] * 30), GenerationOptions(max_new_tokens=2, num_beams=2)))
+
+
 def test_several_samples_of_one_prompt_are_rows_that_begin_alike():
     prompts = random_prompts(5, seed=8)
     options = GenerationOptions(max_new_tokens=9, temperature=1.3, seed=4, num_return_sequences=3)

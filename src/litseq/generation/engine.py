@@ -50,8 +50,9 @@ class Engine:
             model: The model.
             end_tokens: A row ends with any of these.
             max_rows: Rows that run at the same time; a request that needs more (beams) runs alone.
-            max_tokens: Bounds the caches: rows x the most tokens one of them may come to hold. A request enters when
-                what it may need fits beside what runs. None: only `max_rows` bounds them.
+            max_tokens: Bounds the caches: rows x the most tokens one of them may come to hold, for an encoder-decoder
+                plus those of the longest source. A request enters when what it may need fits beside what runs. None:
+                only `max_rows` bounds them.
             admit_at: Let requests enter only when so many rows are free (or all that wait fit, or none runs): 1 for low
                 latency, more for throughput.
             chunk_tokens: Tokens of prompts read in one step while rows generate.
@@ -93,11 +94,11 @@ class Engine:
             raise UsageError("bad_words holds texts, and the loop knows ids only; give lists of token ids")
         limit = min(room, request.options.max_new_tokens or room)
         job = Job(self._tickets + 1, request, limit)
-        needed = job.width * _reach(job)
-        if self._max_tokens is not None and needed > self._max_tokens:
+        each = _reach(job) + _source(job)
+        if self._max_tokens is not None and job.width * each > self._max_tokens:
             raise UsageError(
-                f"a request may come to hold {needed} tokens ({job.width} rows of {_reach(job)}), the caches are bounded "
-                f"to {self._max_tokens}; lower max_new_tokens or num_beams, or raise the bound"
+                f"a request may come to hold {job.width * each} tokens ({job.width} rows of {each}), the caches are "
+                f"bounded to {self._max_tokens}; lower max_new_tokens or num_beams, or raise the bound"
             )
         self._tickets += 1
         heapq.heappush(self._waiting, (job.order, job))
@@ -167,20 +168,20 @@ class Engine:
         entrants: list[Job] = []
         used = sum(job.width for job in self._jobs())
         reach = max((_reach(job) for job in self._jobs()), default=0)
+        sources = max((_source(job) for job in self._jobs()), default=0)
         budget = self._chunk_tokens if self._rows else CALL_TOKENS
         free = self._max_rows - used
         may = free >= self._admit_at or not used or self._waiting_width(free) <= free
         while self._waiting and may:
             job = self._waiting[0][1]
-            longest = max(reach, _reach(job))
+            longest, widest = max(reach, _reach(job)), max(sources, _source(job))
             full = used + job.width > self._max_rows
-            bound = self._max_tokens is not None and (used + job.width) * longest > self._max_tokens
-            source = len(job.request.prompt.source or ())
-            if (used and (full or bound)) or (entrants and source > budget):
+            bound = self._max_tokens is not None and (used + job.width) * (longest + widest) > self._max_tokens
+            if (used and (full or bound)) or (entrants and _source(job) > budget):
                 break
             heapq.heappop(self._waiting)
             entrants.append(job)
-            used, reach, budget = used + job.width, longest, budget - source
+            used, reach, sources, budget = used + job.width, longest, widest, budget - _source(job)
         if entrants:
             self._enter(entrants)
 
@@ -298,3 +299,8 @@ def run(engine: Engine) -> list[Result]:
 def _reach(job: Job) -> int:
     """Tokens that a row of the request may come to hold: the last one chosen is never given to the model."""
     return len(job.request.prompt.ids) + job.limit - 1
+
+
+def _source(job: Job) -> int:
+    """Tokens of the source, whose keys and values every row of the request holds."""
+    return len(job.request.prompt.source or ())
