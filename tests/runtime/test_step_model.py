@@ -139,6 +139,29 @@ def test_caches_grow_to_the_models_limit(loaded):
     rows.advance(61)
 
 
+@pytest.mark.parametrize("kind", ["decoder-only", "encoder-decoder"])
+def test_few_long_rows_behind_many_short_ones_take_no_memory_of_many_long_ones(kind, tmp_path):
+    tokenizer = tiny_tokenizer()
+    net = TinyNet(vocab_size=tokenizer.vocab_size, num_layers=1, max_seq_len=1024, **NETS[kind])
+    rows = Followed(net, Graphs(open_bundle(write_tiny_bundle(tmp_path / "bundle", net, tokenizer)), threads=1))
+    rows.admit([3] * 32)
+    rows.advance()
+    rows.keep([7])
+    long = rows.rng.integers(3, net.vocab_size, 900).tolist()
+    ids, source = ([5], long) if net.encoder_decoder else (long, None)
+    rows.model.admit([Prompt(ids, source)])
+    rows.rows.append((ids, source, 0))
+    rows.check(rows.model.read(1, [ids]), rows.rows[1:], 0)
+    rows.advance()
+    heads = net.num_heads if net.encoder_decoder else net.num_kv_heads
+    most = 4 * 2 * 900 * 2 * heads * net.head_dim * 4
+    assert rows.model.nbytes < most
+    rows.keep([0])
+    rows.admit([2] * 31)
+    rows.advance()
+    assert rows.model.nbytes < most
+
+
 def test_memory_used_before_does_not_show(loaded):
     rows = Followed(*loaded)
     rows.admit([30, 31, 5])

@@ -89,7 +89,11 @@ class Rows:
         return slice(first, last)
 
     def make_room(self, rows: int, length: int) -> None:
-        """Make the caches fit `rows` rows of `length` tokens; lengths double, so that growing is rare."""
+        """Make the caches fit `rows` rows of `length` tokens; both double, so that growing is rare.
+
+        Where one grows, the other shrinks to about twice what is needed: many short rows and few long ones in turn would
+        else take the memory of many long ones.
+        """
         most = max(length, self.graphs.manifest.model.max_seq_len)
         if self.count == 0:
             room = min(most, _round_up(length + _FIRST_ROOM))
@@ -97,9 +101,11 @@ class Rows:
                 return  # the layout of the rows before serves again, and what is bound to it stays bound
             self._cache.lay_out(rows, room)
         elif rows > self._cache.rows or length > self._cache.length:
-            new_length = min(most, max(_round_up(length), 2 * self._cache.length)) if length > self._cache.length else 0
-            new_rows = max(rows, 2 * self._cache.rows) if rows > self._cache.rows else self._cache.rows
-            self._cache.grow(new_rows, max(new_length, self._cache.length), self.count, self.longest)
+            old_rows, old_length = self._cache.rows, self._cache.length
+            enough = _round_up(2 * max(length, self.longest) + _FIRST_ROOM)
+            new_length = max(_round_up(length), 2 * old_length) if length > old_length else min(old_length, enough)
+            new_rows = max(rows, 2 * old_rows) if rows > old_rows else min(old_rows, 2 * rows)
+            self._cache.grow(new_rows, min(most, new_length), self.count, self.longest)
         else:
             return
         self._allocate(self._cache.rows)
@@ -118,7 +124,7 @@ class Rows:
         if count > self.capacity:
             self.make_room(count, self.longest)
         if count > self._cross.rows and self._cross.specs:
-            self._cross.grow(self.capacity, self._cross.length, self.count, self._cross.length)
+            self._cross.grow(min(self.capacity, 2 * count), self._cross.length, self.count, self._cross.length)
             self.version += 1
         changed = np.flatnonzero(order != np.arange(count))
         if len(changed):
@@ -239,13 +245,14 @@ class Rows:
         # A width that is no multiple of 4 takes another path through onnxruntime's kernel, and the last bits of a row
         # would depend on its neighbours' lengths.
         needed = _round_up(max(live, int(lengths.max())), _SOURCE_GRANULE)
-        fits = self._cross.rows >= self.capacity and needed <= self._cross.length <= needed + _GRANULE
+        last = first + len(sources)
+        fits = self._cross.rows >= last and needed <= self._cross.length <= needed + _GRANULE
         if first == 0 and not fits:
             self._cross.lay_out(self.capacity, needed)
             self.version += 1
-        elif self._cross.rows < self.capacity or not needed <= self._cross.length <= 2 * needed:
+        elif self._cross.rows < last or not needed <= self._cross.length <= 2 * needed:
             # Attention over padding costs time as well: after long sources have left, the buffers shrink again.
-            self._cross.grow(self.capacity, needed, first, live)
+            self._cross.grow(min(self.capacity, 2 * last), needed, first, live)
             self.version += 1
         for start, stop in groups(lengths.tolist(), CALL_TOKENS):
             self._encode_group(slice(first + start, first + stop), sources[start:stop], lengths[start:stop])
