@@ -1,3 +1,6 @@
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
 from litseq.bench import bench
@@ -34,6 +37,15 @@ def test_a_step_is_compared_with_reading_its_weights_and_caches(known_limits):
     seconds = (result.step_bytes + 12 * result.cache_bytes) / known_limits.bandwidth
     assert point.step_bound == "memory"
     assert point.step_share == pytest.approx(seconds / point.step_seconds)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_a_step_takes_what_a_step_takes(name, monkeypatch):
+    """And not the difference of two runs, which on a busy machine may be nothing, or less."""
+    monkeypatch.setattr("litseq.bench.speed.time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    result = bench(fixture_path(name), batch_sizes=[1, 300], lengths=[20], new_tokens=2, repeats=2, threads=1)
+    assert [point.step_seconds for point in result.points] == [1, 1]
+    assert [point.tokens_per_second for point in result.points] == [1, 300]
 
 
 def test_lengths_are_cut_to_what_the_model_takes():

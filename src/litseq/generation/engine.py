@@ -119,6 +119,11 @@ class Engine:
         """Rows of the model in use."""
         return len(self._rows) + len(self._entering)
 
+    @property
+    def reading(self) -> int:
+        """Requests that have entered and whose prompts are not read to their end."""
+        return len(self._entering)
+
     def step(self) -> list[Result]:
         """Read some of the prompts, and give every row that generates a token; the results that became complete."""
         self._admit()
