@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.plot and args.plot.suffix != ".svg":
         raise UsageError(f"--plot is {args.plot}, and a plot is written as SVG; give a name that ends in .svg")
+    if args.json and args.json == args.plot:
+        raise UsageError(f"--json and --plot both name {args.json}; give them different files")
     for file in (args.json, args.plot):
         if file is None or file == Path("-"):
             continue
