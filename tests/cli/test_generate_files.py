@@ -302,6 +302,20 @@ def test_text_lines_that_cannot_be_used(run, tmp_path):
     assert "in.txt line 2: the prompt has 71 tokens, the model takes at most 64" in run("--input", "in.txt")[2]
 
 
+@pytest.mark.parametrize("target", [(), ("--output", "out.jsonl")])
+def test_lone_surrogates_are_passed_on_as_they_came(run, tmp_path, target):
+    """JSON may hold them as escapes, and UTF-8 may not."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "\\udc00x", "id": 1}\n{"prompt": "a", "\\ud800": "\\udfff"}\n')
+    code, out, _ = run("--input", "in.jsonl", "--json", "--on-error", "skip", *target)
+    assert code == 0
+    first, second = (
+        json.loads(line) for line in ((tmp_path / "out.jsonl").read_text() if target else out).splitlines()
+    )
+    assert (first["prompt"], first["id"]) == ("\udc00x", 1)
+    assert "is no valid Unicode" in first["error"]
+    assert second["\ud800"] == "\udfff"
+
+
 def test_lines_are_cut_alike_however_they_come():
     content = b"one\n\n" + b"z" * 5000 + b"\nlast"
 

@@ -172,7 +172,7 @@ class _Work:
         self._skipped += 1
         self._first_error = self._first_error or error
         values = line.fields | {"prompt": line.prompt, "error": str(error)}
-        return json.dumps(values, ensure_ascii=False) if self._as_json else ""
+        return _dumped(values) if self._as_json else ""
 
 
 def as_json(line: Line, completion: Completion) -> str:
@@ -188,7 +188,12 @@ def as_json(line: Line, completion: Completion) -> str:
         "logprobs": completion.logprobs,
         "top_logprobs": completion.top_logprobs,
     }
-    return json.dumps(values | {k: v for k, v in optional.items() if v is not None}, ensure_ascii=False)
+    return _dumped(values | {k: v for k, v in optional.items() if v is not None})
+
+
+def _dumped(values: dict[str, Any]) -> str:
+    """A line of JSON. A lone surrogate that came in as an escape, which no UTF-8 can hold, goes out as one."""
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _share(args: argparse.Namespace, source: Lines | Texts) -> tuple[int, int]:
