@@ -268,6 +268,7 @@ def test_json_in_and_out(run, tmp_path, generator):
         ('{"prompt": 3}', "line 2: prompt is '3'"),
         ('{"prompt": [true]}', "line 2: prompt is '[True]'"),
         ('{"prompt": [999]}', "line 2: the prompt has the token id 999"),
+        ('{"prompt": []}', "line 2: the prompt is empty; give at least one token"),
         ("[" * 100_000, "line 2 is no JSON"),
     ],
 )

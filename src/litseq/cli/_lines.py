@@ -71,7 +71,7 @@ class Lines:
             line = self._parse(self._lines.popleft())
             self.taken.append(line)
             held += len(line.raw)
-            items.append(line.error or line.prompt or "")
+            items.append(line.error or ("" if line.prompt is None else line.prompt))
         return items
 
     def skip(self, count: int) -> Iterator[bytes]:
