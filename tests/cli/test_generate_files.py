@@ -239,6 +239,7 @@ def test_a_named_pipe_or_device_is_written_as_it_is(run, tmp_path, source):
     reader.start()
     assert run("--input", "in.txt", "--output", "pipe") == (0, "", "")
     reader.join()
+    assert "cannot be resumed" in run("--input", "in.txt", "--output", "pipe", "--resume")[2]
     assert len(read[0].splitlines()) == 90
     assert names(tmp_path) == ["in.txt", "pipe"]
 

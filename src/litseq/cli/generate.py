@@ -256,6 +256,8 @@ def _open_output(args: argparse.Namespace, made_from: dict[str, Any]) -> Iterato
         yield StreamOutput(sys.stdout)
         return
     if file.exists() and not file.is_file() and not file.is_dir():
+        if args.resume:
+            raise UsageError(f"{file} is a pipe or a device, which cannot be resumed; leave out --resume")
         with file.open("w", encoding="utf-8") as stream:
             yield StreamOutput(stream)
         return
