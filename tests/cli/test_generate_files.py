@@ -185,9 +185,19 @@ class TestResume:
         partial.write_bytes(partial.read_bytes()[:5])
         error = self.refused(run, "--input", "in.txt", "--output", "out.txt", "--resume", "--seed", "1")
         assert "has 5 bytes, its note says" in error
+        partial.write_bytes(b"")
+        error = self.refused(run, "--input", "in.txt", "--output", "out.txt", "--resume", "--seed", "1")
+        assert "has 0 bytes, its note says" in error
+        partial.write_bytes(b"some")
         partial.with_name("out.txt.partial.json").write_text("{")
         error = self.refused(run, "--input", "in.txt", "--output", "out.txt", "--resume", "--seed", "1")
         assert "nothing says what it is" in error
+
+    @pytest.mark.parametrize("how", [(), ("--resume",)])
+    def test_a_run_that_was_killed_before_its_first_note(self, run, source, how):
+        (source.parent / "out.txt.partial").touch()
+        assert run("--input", "in.txt", "--output", "out.txt", *how) == (0, "", "")
+        assert names(source.parent) == ["in.txt", "out.txt"]
 
     def test_an_output_that_was_to_be_replaced(self, run, source, monkeypatch):
         target = source.parent / "out.txt"

@@ -182,6 +182,8 @@ class PartialOutput:
             raise UsageError(f"{target} exists; choose another name, or replace it with --force")
         if force or not self.path.exists():
             return None
+        if not self.path.stat().st_size and not (note and note["bytes"]):
+            return None  # the run was killed before it had done anything
         if note is None:
             raise UsageError(f"{self.path} is there and nothing says what it is; move it, or start again with --force")
         if not resume:
