@@ -58,6 +58,13 @@ def test_seeds_are_averaged_and_the_interval_over_seeds_is_students():
     assert found.value == pytest.approx(50)
 
 
+@pytest.mark.parametrize(("count", "quantile"), [(11, 2.228), (12, 2.201), (16, 2.131), (31, 2.042), (101, 1.984)])
+def test_students_quantile_with_many_seeds(count, quantile):
+    values = [float(i % 2) for i in range(count)]
+    interval = over_seeds(values)
+    assert interval.high - interval.value == pytest.approx(quantile * np.std(values, ddof=1) / count**0.5, rel=2e-3)
+
+
 def test_an_arm_against_itself_is_no_difference():
     scores = [np.arange(100.0)]
     found = compare([1.0], [1.0], scores, scores)

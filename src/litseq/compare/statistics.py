@@ -20,6 +20,7 @@ BOOTSTRAP_SEED = 12345
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
+_NORMAL_975 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,16 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
     count = len(values)
     if count < 3:
         return None
-    quantile = _T_975[count - 2] if count - 2 < len(_T_975) else 2.0
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = _student(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
     mean = float(np.mean(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def _student(freedom: int) -> float:
+    if freedom <= len(_T_975):
+        return _T_975[freedom - 1]
+    z = _NORMAL_975  # and the first terms of its expansion, which with so many degrees are right to the third digit
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def _middle(scores: Floats) -> tuple[float, float]:
