@@ -4,6 +4,7 @@ import pytest
 
 from compare.small import small, write_pairs
 from litseq.compare.config import Arm, Budget
+from litseq.compare.planning import lay_out, make_plans
 from litseq.compare.run import run_comparison
 from litseq.errors import CheckpointError, DataError, UsageError
 
@@ -41,3 +42,20 @@ def test_an_empty_test_set_is_refused(tmp_path):
     (tmp_path / "test.tsv").write_text("")
     with pytest.raises(DataError, match=r"test\.tsv"):
         run_comparison(small(tmp_path))
+
+
+def test_a_tokenizer_of_other_data_is_not_taken(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "out").mkdir()
+    comparison = small(tmp_path, tolerance=1e-9)
+    with pytest.raises(UsageError, match="no size within"):
+        make_plans(comparison, tmp_path / "out")  # behind the training of the tokenizer
+    comparison = small(tmp_path)
+    comparison.data.init_args["vocab_size"] = 40
+    _, plans = make_plans(comparison, tmp_path / "out")
+    assert plans[0]["init_args"]["vocab_size"] == 40
+    lay_out(plans, tmp_path / "out")
+    before = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    comparison.data.init_args["vocab_size"] = 50  # but that of the runs that are there stays
+    make_plans(comparison, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before

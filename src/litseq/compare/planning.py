@@ -108,7 +108,8 @@ def _with_tokenizer(comparison: Comparison, out: Path) -> tuple[dict[str, Any], 
     args.pop("test", None)
     file = out / TOKENIZER
     if args.get("tokenizer") is None:
-        if not file.is_file():
+        # Before the first run is laid out it belongs to nothing: the data may have been changed since it was made.
+        if not file.is_file() or not (out / RUNS).is_dir():
             out.mkdir(parents=True, exist_ok=True)
             # The arms' own options can matter here: span corruption wants sentinel tokens.
             needs = next((arm.data for arm in comparison.arms.values() if "objective" in arm.data), {})
