@@ -7,6 +7,7 @@ from litseq.compare.config import Arm, Budget
 from litseq.compare.planning import lay_out, make_plans
 from litseq.compare.run import run_comparison
 from litseq.errors import CheckpointError, DataError, UsageError
+from litseq.models import DecoderOnly
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,18 @@ def test_a_tokenizer_of_other_data_is_not_taken(tmp_path):
     comparison.data.init_args["vocab_size"] = 50  # but that of the runs that are there stays
     make_plans(comparison, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
+
+
+class Own(DecoderOnly):
+    """A user's, with arguments of its own and none of its parent's."""
+
+    def __init__(self, vocab_size: int, depth: int = 1):
+        super().__init__(vocab_size=vocab_size, embed_dim=16, num_heads=2, num_layers=depth, max_seq_len=48)
+
+
+def test_a_subclass_need_not_take_its_parents_arguments(tmp_path):
+    write_pairs(tmp_path)
+    arms = {f"depth-{n}": Arm(f"{__name__}.Own", {"depth": n}) for n in (1, 2)}
+    arms, plans = make_plans(small(tmp_path, arms=arms, model={}, match="none"), tmp_path / "out")
+    assert arms[0].size.parameters < arms[1].size.parameters
+    assert plans[0]["max_length"] == 48

@@ -33,7 +33,8 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
     args = {name: value for name, value in comparison.data.init_args.items() if name != "test"}
     for name, arm in comparison.arms.items():
         with torch.device("meta"):
-            build_module(arm.class_path, comparison.model | arm.init_args, f"arm {name}")
+            # As many tokens as there may be: what the data has is known when its tokenizer is.
+            build_module(arm.class_path, {"vocab_size": 1000} | comparison.model | arm.init_args, f"arm {name}")
         build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
         if arm.start_from is not None:
             read_checkpoint(arm.start_from)
