@@ -3,7 +3,7 @@
 import pytest
 
 from compare.small import small, write_pairs
-from litseq.compare.config import Arm, Budget
+from litseq.compare.config import Arm, Budget, Data, Speed
 from litseq.compare.planning import lay_out, make_plans
 from litseq.compare.run import run_comparison
 from litseq.errors import CheckpointError, DataError, UsageError
@@ -18,7 +18,17 @@ from litseq.models import DecoderOnly
         ({"trainer": {"acelerator": "cpu"}}, UsageError, "no argument acelerator"),
         ({"trainer": {"max_steps": 3}}, UsageError, "max_steps is decided by the comparison"),
         ({"bleu_tokenizers": ["13b"]}, UsageError, "bleu_tokenizers has '13b'"),
+        ({"bleu_tokenizers": ["13a", "ja-mecab"]}, UsageError, r"bleu_tokenizers: .*pip install sacrebleu\[ja\]"),
+        (
+            {"generation": {"num_beams": 2, "num_return_sequences": 2}},
+            UsageError,
+            "num_return_sequences is 2, expected 1",
+        ),
+        ({"tests": {"test": None}}, UsageError, "tests: test names no file"),
+        ({"speed": Speed(batches=[])}, UsageError, r"speed.batches is \[\]"),
+        ({"speed": Speed(sentences=0)}, UsageError, "speed.sentences is 0"),
         ({"budget": Budget()}, UsageError, "budget has tokens and minutes, or neither"),
+        ({"seeds": [-1]}, UsageError, "numbers from 0"),
         ({"seeds": [1, 1]}, UsageError, "none twice"),
         ({"arms": {"a": Arm("litseq.models.Nothing")}}, UsageError, "arm a: .*Nothing"),
         ({"arms": {"a": Arm("litseq.models.DecoderOnly", {"num_layer": 3})}}, UsageError, "arm a: .*num_layer"),
@@ -45,6 +55,20 @@ def test_an_empty_test_set_is_refused(tmp_path):
         run_comparison(small(tmp_path))
 
 
+def test_a_metric_that_plain_text_has_not_is_refused(tmp_path):
+    (tmp_path / "t.txt").write_text("a line of text\n" * 9)
+    data = Data("litseq.data.TextDataModule", {"train": str(tmp_path / "t.txt"), "val": str(tmp_path / "t.txt")})
+    with pytest.raises(UsageError, match="plain text has no one right output"):
+        run_comparison(small(tmp_path, data=data, tests={"test": str(tmp_path / "t.txt")}, metric="bleu"))
+
+
+def test_bleu_of_outputs_that_are_too_short_for_it_is_refused(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "test.tsv").write_text("one two\ttwo one\none\tone\n")
+    with pytest.raises(UsageError, match="no reference of the test set has four words"):
+        run_comparison(small(tmp_path))
+
+
 def test_a_tokenizer_of_other_data_is_not_taken(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "out").mkdir()
@@ -60,6 +84,14 @@ def test_a_tokenizer_of_other_data_is_not_taken(tmp_path):
     comparison.data.init_args["vocab_size"] = 50  # but that of the runs that are there stays
     make_plans(comparison, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
+
+
+def test_a_budget_in_tokens_needs_an_end_of_the_data(tmp_path):
+    write_pairs(tmp_path)
+    comparison = small(tmp_path)
+    comparison.data.init_args["train"] = {"dataset": "csv", "data_files": "train.csv", "streaming": True}
+    with pytest.raises(UsageError, match=r"cannot be known of a stream; give budget\.minutes"):
+        run_comparison(comparison)
 
 
 class Own(DecoderOnly):

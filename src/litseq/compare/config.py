@@ -167,11 +167,20 @@ def check(comparison: Comparison) -> None:
         problems.append("match: compute gives every arm its own number of tokens, so it needs budget.tokens")
     if not comparison.seeds or len(set(comparison.seeds)) != len(comparison.seeds):
         problems.append(f"seeds are {comparison.seeds}, expected at least one and none twice")
+    if any(not 0 <= seed < 2**32 for seed in comparison.seeds):
+        problems.append(f"seeds are {comparison.seeds}, expected numbers from 0 to 4294967295")
     if not 0 < comparison.tolerance < 1:
         problems.append(f"tolerance is {comparison.tolerance}, expected a share such as 0.02")
     for name in ("validations", "average_last", "resamples", "jobs"):
         if getattr(comparison, name) < 1:
             problems.append(f"{name} is {getattr(comparison, name)}, expected at least 1")
+    speed = comparison.speed
+    for name in ("batches", "lengths"):
+        if not getattr(speed, name) or min(getattr(speed, name)) < 1:
+            problems.append(f"speed.{name} is {getattr(speed, name)}, expected numbers of at least 1")
+    for name in ("repeats", "threads", "sentences"):
+        if getattr(speed, name) is not None and getattr(speed, name) < 1:
+            problems.append(f"speed.{name} is {getattr(speed, name)}, expected at least 1")
     if comparison.metric not in (None, *METRICS):
         problems.append(f"metric is {comparison.metric!r}, expected one of {', '.join(METRICS)}")
     if not comparison.bleu_tokenizers:

@@ -8,6 +8,8 @@ from lightning.pytorch import Trainer
 
 from litseq.compare.building import build_data, build_module
 from litseq.compare.config import Comparison
+from litseq.compare.scoring import text_metrics, text_rows
+from litseq.data import ConversationDataModule, SequenceDataModule
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
 from litseq.models.checkpoint import read_checkpoint
@@ -24,7 +26,11 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
         CheckpointError: for a checkpoint to start from.
         DataError: for a file.
     """
-    GenerationOptions.from_mapping(comparison.generation, GenerationOptions())
+    options = GenerationOptions.from_mapping(comparison.generation, GenerationOptions())
+    if options.num_return_sequences > 1:
+        raise UsageError(
+            f"generation: num_return_sequences is {options.num_return_sequences}, expected 1: one output an input is scored"
+        )
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     if unknown := sorted(set(comparison.trainer) - known):
         raise UsageError(f"trainer: the Trainer has no argument {', '.join(unknown)}")
@@ -36,12 +42,46 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
             # As many tokens as there may be: what the data has is known when its tokenizer is.
             build_module(arm.class_path, {"vocab_size": 1000} | comparison.model | arm.init_args, f"arm {name}")
         build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
+        train = (args | arm.data).get("train")
+        if comparison.budget.tokens is not None and isinstance(train, dict) and train.get("streaming"):
+            raise UsageError(
+                f"arm {name}: how many steps budget.tokens is cannot be known of a stream; give budget.minutes, or leave"
+                " out streaming"
+            )
         if arm.start_from is not None:
             read_checkpoint(arm.start_from)
     data = build_data(comparison.data.class_path, args)
-    for name, paths in (("val", args.get("val")), *tests.items()):
-        if paths is None:
-            continue
-        columns = data.read_all(paths)
-        if not columns[0]:
-            raise DataError(f"{name}: no example in {paths}, expected at least one")
+    if args.get("val") is not None:
+        _read(data, "val", args["val"])
+    columns = [_read(data, name, paths) for name, paths in tests.items()]
+    _check_metric(comparison, data, columns[0])
+
+
+def _read(data: SequenceDataModule, name: str, paths: Any) -> tuple[Any, ...]:
+    if paths is None:
+        raise UsageError(f"tests: {name} names no file")
+    columns = data.read_all(paths)
+    if not columns[0]:
+        raise DataError(f"{name}: no example in {paths}, expected at least one")
+    return columns
+
+
+def _check_metric(comparison: Comparison, data: SequenceDataModule, columns: tuple[Any, ...]) -> None:
+    """Whether the metric that decides can say anything of the test set that decides."""
+    try:
+        metric, scorer = text_metrics(comparison.bleu_tokenizers)[0]
+    except (ImportError, RuntimeError, OSError) as error:  # a package that is not there, or a model to download
+        raise UsageError(f"bleu_tokenizers: {' '.join(str(error).split())}") from error
+    pairs = len(columns) == 2
+    if not pairs and not isinstance(data, ConversationDataModule):
+        if comparison.metric in ("bleu", "chrf", "exact_match"):
+            raise UsageError(
+                f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
+            )
+    elif pairs and comparison.metric in (None, "bleu"):
+        references = columns[1]
+        if not metric.score(text_rows(metric, scorer, references, references).sum(axis=0)):
+            raise UsageError(
+                f"BLEU is 0 whatever is generated, for no reference of the test set has four words ({metric.signature}):"
+                " expected another metric, such as chrf or exact_match, or another of bleu_tokenizers, such as char"
+            )
