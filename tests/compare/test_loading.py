@@ -33,6 +33,11 @@ def test_command_line_over_file(tmp_path):
     assert found.data.class_path == "litseq.data.PairDataModule"
 
 
+def test_a_number_of_tokens_may_be_written_short(tmp_path):
+    (tmp_path / "c.yaml").write_text(MINIMAL)
+    assert load(tmp_path / "c.yaml", ["--budget.tokens=5e6"]).budget.tokens == 5_000_000
+
+
 def test_an_optimizer_stays_what_was_written(tmp_path):
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}
     (tmp_path / "c.yaml").write_text(MINIMAL)
@@ -50,6 +55,9 @@ def test_an_optimizer_stays_what_was_written(tmp_path):
         ("arms: {}", [], "data is missing"),
         (MINIMAL + "budjet: 3", [], "no setting budjet"),
         (MINIMAL, ["--budget.token=3"], "budget.*token"),
+        (MINIMAL, ["--budget=3"], "budget is 3, expected settings by name, such as {tokens: 5000000}"),
+        (MINIMAL, ["--budget.tokens=1.5"], r"budget.tokens: Expected a <class 'int'>. Got value: 1.5$"),
+        (MINIMAL, ["--speed=fast"], "speed is 'fast', expected settings by name"),
         (MINIMAL, ["--seeds=many"], "seeds"),
         (MINIMAL, ["--model=3"], "model is 3, expected settings by name"),
         (MINIMAL, ["--arms.a.labl=x"], "arm a has labl"),

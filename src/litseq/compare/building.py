@@ -1,5 +1,6 @@
 """Modules and data modules from their class path and arguments, checked as LightningCLI checks them."""
 
+import re
 from typing import Any, TypeVar
 
 import torch
@@ -42,9 +43,14 @@ def weightless(class_path: str, init_args: dict[str, Any], where: str = "model")
 
 def parser_message(error: Exception) -> str:
     """What jsonargparse found wrong, in one line and without its list of types that a value could have been."""
-    message = str(error).partition("Given value type:")[0].partition("\n  - Expected a <class 'NoneType'>")[0]
-    message = message.rpartition("Errors:")[2].strip().removeprefix("- ")
-    return " ".join(message.split())
+    head, _, value = str(error).partition("Given value type:")
+    head = re.sub(r"\n *- Expected a <class 'NoneType'>", "", head)
+    message = " ".join(head.rpartition("Errors:")[2].strip().removeprefix("- ").split())
+    setting = re.match(r'Parser key "(.+?)"', head)
+    if setting is None or setting[0] in message or "class_path" in message:
+        return message
+    value = " ".join(value.partition("Given value:")[2].split())
+    return f"{setting[1]}: {message}{f'. Got value: {value}' if value else ''}"
 
 
 def _build(base: type[T], class_path: str, init_args: dict[str, Any], where: str) -> T:

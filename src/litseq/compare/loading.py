@@ -18,6 +18,9 @@ _BY_HAND = {"arms", "data"} | _PLAIN
 """jsonargparse takes anything with a `class_path` for an object to build, and writes its defaults into it."""
 
 
+_SUCH_AS = {"budget": "{tokens: 5000000}", "speed": "{repeats: 5}"}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number, as everybody means it."""
 
@@ -60,6 +63,12 @@ def build(values: dict[str, Any]) -> Comparison:
             raise UsageError(
                 f"{name} is missing, expected {'arms by name' if name == 'arms' else 'class_path and init_args'}"
             )
+    for name in ("budget", "speed"):
+        if not isinstance(values.get(name, {}), dict):
+            raise UsageError(f"{name} is {values[name]!r}, expected settings by name, such as {_SUCH_AS[name]}")
+    budget = values.get("budget", {})
+    if isinstance(tokens := budget.get("tokens"), float) and tokens.is_integer():
+        values = values | {"budget": budget | {"tokens": int(tokens)}}  # 5e6 is a number of tokens too
     plain = {name: values[name] for name in _PLAIN if values.get(name) is not None}
     for name, value in plain.items():
         if not isinstance(value, dict):
