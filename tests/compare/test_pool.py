@@ -1,7 +1,12 @@
 """Several runs at a time: how many, with how many threads, and what becomes of them."""
 
+import fcntl
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -100,3 +105,39 @@ def test_a_process_ends_when_it_is_told_to_and_knows_its_threads(tmp_path, monke
         stopping.set()
         assert "SIGTERM" in ran.result(timeout=20)
     assert (tmp_path / "threads").read_text() == "3"
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path, monkeypatch, start):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / "waits.py").write_text(
+        "import fcntl, pathlib, time\n"
+        "from litseq.compare.processes import end_with_parent\n"
+        "end_with_parent()\n"
+        "lock = pathlib.Path(__file__).with_name('lock').open('w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "pathlib.Path(__file__).with_name('locked').touch()\n"
+        "time.sleep(60)"
+    )
+    call = f"run_process('waits', [], pathlib.Path({str(tmp_path)!r}), print)"
+    command = f"import pathlib; from litseq.compare.processes import run_process; {call}"
+    parent = start([sys.executable, "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begin = time.monotonic()
+    while not (tmp_path / "locked").exists():
+        assert time.monotonic() - begin < 60
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    begin = time.monotonic()
+    while held(tmp_path / "lock"):
+        assert time.monotonic() - begin < 20
+        time.sleep(0.05)
+
+
+def held(path):
+    """Whether another process has the lock: the system takes it from one that has ended."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

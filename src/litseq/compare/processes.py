@@ -13,6 +13,7 @@ from litseq.compare.files import FAILED, LOG, PROGRESS, read_json
 
 _LOOK = 0.2
 _GRACE = 15.0
+_PARENT = "LITSEQ_COMPARE_PARENT"
 
 
 def run_process(
@@ -39,7 +40,7 @@ def run_process(
     (directory / PROGRESS).unlink(missing_ok=True)
     environment = (
         {"GOMP_SPINCOUNT": "1000"} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}) | os.environ
-    )
+    ) | {_PARENT: str(os.getpid())}
     with (directory / LOG).open("a", encoding="utf-8") as log:
         # In a session of its own: a Ctrl-C is ours to pass on, or it would be handled twice.
         process = subprocess.Popen(
@@ -59,6 +60,21 @@ def run_process(
         finally:
             _end(process)
     return None if process.returncode == 0 else _reason(process.returncode, directory)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that `run_process` was called in has been killed.
+
+    It would go on otherwise, in the directory in which the next `litseq compare` begins the same run again.
+    """
+    if (parent := os.environ.get(_PARENT)) is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)  # as hard as the kill: every file is whole or not there
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from litseq.compare.files import peak_bytes, read_json, write_json, write_progress
+from litseq.compare.processes import end_with_parent
 from litseq.runtime import Generator
 
 
@@ -122,5 +123,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "--memory":
         _print_memory(sys.argv[2])
     else:
+        end_with_parent()
         out = Path(sys.argv[2])
         write_json(out, measure(read_json(Path(sys.argv[1])), out.parent))

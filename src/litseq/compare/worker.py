@@ -22,6 +22,7 @@ from litseq.compare.files import (
     write_json,
     write_progress,
 )
+from litseq.compare.processes import end_with_parent
 
 _CHUNK = 64
 _SHOWN = 24
@@ -148,6 +149,7 @@ def _likelihood(generator: Any, items: Any, room: int) -> tuple[list[float], lis
 
 def main(directory: Path) -> int:
     """Run, and leave one line behind when it fails."""
+    end_with_parent()
     (directory / FAILED).unlink(missing_ok=True)
     try:
         work(directory)
