@@ -15,7 +15,7 @@ from rich.console import Console
 from compare.small import small, write_pairs
 from litseq.compare.config import Arm, Budget
 from litseq.compare.planning import lay_out, make_plans, run_directory
-from litseq.compare.run import run_comparison
+from litseq.compare.run import _same_items, run_comparison
 from litseq.errors import UsageError
 from litseq.runtime import Generator
 
@@ -132,3 +132,12 @@ def test_a_directory_with_something_else_is_not_touched(tmp_path):
     write_pairs(tmp_path)
     with pytest.raises(UsageError, match="something else"):
         run(small(tmp_path, out=str(tmp_path)))
+
+
+def test_all_arms_are_timed_on_the_same_items():
+    short = {str(item): [item] for item in range(0, 90, 3)}
+    long = {str(item): [item, item] for item in range(0, 60, 3) if item % 2}
+    found = _same_items({"short": short, "long": long}, 5)
+    assert len(found["short"]) == 5
+    assert [2 * prompt for prompt in found["short"]] == found["long"]
+    assert _same_items({"a": {"0": [1]}, "b": {"5": [2], "6": [3]}}, 5) == {"a": [[1]], "b": [[2]]}

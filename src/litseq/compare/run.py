@@ -82,9 +82,10 @@ def _time(
         if (directory / RESULT).is_file():
             finished.setdefault(plan["arm"], directory)
     speed = comparison.speed
+    prompts = {name: read_json(directory / PROMPTS) for name, directory in finished.items()}
     plan = {
         "bundles": {name: str(directory / BUNDLE) for name, directory in finished.items()},
-        "prompts": {name: read_json(directory / PROMPTS)[: speed.sentences] for name, directory in finished.items()},
+        "prompts": _same_items(prompts, speed.sentences),
         "options": {"max_new_tokens": _ANSWER} | comparison.generation,
         **{name: getattr(speed, name) for name in ("batches", "lengths", "repeats", "threads")},
     }
@@ -102,3 +103,21 @@ def _time(
         (work / SPEED).replace(out / SPEED)
     else:
         console.print(f"timing failed: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _same_items(prompts: dict[str, Any], count: int) -> dict[str, list[list[int]]]:
+    """What is timed: the items that leave every arm room for an answer, so that all arms answer the same ones.
+
+    Args:
+        prompts: By arm, the prompts by item; a list, as runs of an older version left it, is of the first items.
+        count: Items at most.
+    """
+    by_item = {
+        arm: found if isinstance(found, dict) else {str(i): ids for i, ids in enumerate(found)}
+        for arm, found in prompts.items()
+    }
+    shared = [item for item in next(iter(by_item.values())) if all(item in found for found in by_item.values())]
+    if not shared:
+        return {arm: list(found.values())[:1] for arm, found in by_item.items()}
+    chosen = shared[:: max(1, len(shared) // count)][:count]
+    return {arm: [found[item] for item in chosen] for arm, found in by_item.items()}

@@ -92,10 +92,8 @@ def _answer(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     for number, (name, paths) in enumerate(plan["tests"].items()):
         items = read_items(data, paths, plan["max_length"])
         if not number:
-            write_json(
-                directory / PROMPTS,
-                _spread(items.prompts, plan["max_length"] // 2 + len(data.prompt_format.render([]))),
-            )
+            longest = plan["max_length"] // 2 + len(data.prompt_format.render([]))
+            write_json(directory / PROMPTS, _spread(items.prompts, longest))
         shown = range(len(items.texts) if items.generated else min(_SHOWN, len(items.texts)))
         room = generator.manifest.model.max_seq_len
         fits = [i for i in shown if len(items.prompts[i]) < room]
@@ -127,11 +125,11 @@ def _answer(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     return answers
 
 
-def _spread(prompts: list[list[int]], longest: int) -> list[list[int]]:
-    """Prompts to time: evenly from the whole test set, those that leave room for an answer."""
-    fits = [prompt for prompt in prompts if len(prompt) <= longest] or [prompts[0][:longest]]
-    step = max(1, len(fits) // _TIMED)
-    return fits[::step][:_TIMED]
+def _spread(prompts: list[list[int]], longest: int) -> dict[int, list[int]]:
+    """Prompts to time, by item: evenly from the whole test set, those that leave room for an answer."""
+    step = max(1, len(prompts) // _TIMED)
+    fits = {i: prompts[i] for i in range(0, len(prompts), step) if len(prompts[i]) <= longest}
+    return fits or {0: prompts[0][:longest]}
 
 
 def _likelihood(generator: Any, items: Any, room: int) -> tuple[list[float], list[int]]:
