@@ -104,7 +104,7 @@ def steps_for(data: SequenceDataModule, tokens: int) -> int:
     """The optimizer steps in which prepared data has handed out `tokens` tokens, padding not counted."""
     loader = data.train_dataloader()
     sampler: Any = loader.batch_sampler
-    lengths = loader.dataset.lengths.sum(axis=1)  # type: ignore[attr-defined]  # a SequenceDataset
+    lengths = loader.dataset.token_counts  # type: ignore[attr-defined]  # a SequenceDataset
     read = steps = epoch = 0
     whole = int(lengths.sum())
     while True:

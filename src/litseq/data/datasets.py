@@ -26,7 +26,13 @@ class SequenceDataset(Dataset[Example], ABC):
     @property
     def tokens(self) -> int:
         """Positions that hold a token, padding not counted."""
-        return int(self.lengths.sum())
+        return int(self.token_counts.sum())
+
+    @property
+    def token_counts(self) -> Counts:
+        """[N]: the same of each example."""
+        counts: Counts = self.lengths.sum(axis=1)
+        return counts
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -62,9 +68,10 @@ class BlockDataset(SequenceDataset):
         self.lengths = np.full((len(bounds) - 1, 1), size, dtype=np.int64)
 
     @property
-    def tokens(self) -> int:
+    def token_counts(self) -> Counts:
         """Positions that hold a token, the rest of a block not counted."""
-        return int(self.piece_lengths.sum())
+        counts: Counts = np.add.reduceat(self.piece_lengths, self.bounds[:-1])
+        return counts
 
     def __getitem__(self, index: int) -> Example:
         pieces = slice(self.bounds[index], self.bounds[index + 1])

@@ -115,9 +115,10 @@ class PackedConversations(SequenceDataset):
         self.lengths = np.full((len(self._bounds) - 1, 1), size, dtype=np.int64)
 
     @property
-    def tokens(self) -> int:
+    def token_counts(self) -> Counts:
         """Positions that hold a token, the rest of a block not counted."""
-        return self.conversations.tokens
+        counts: Counts = np.add.reduceat(self.conversations.lengths[self._pieces, 0], self._bounds[:-1])
+        return counts
 
     def __getitem__(self, index: int) -> Example:
         pieces = self._pieces[self._bounds[index] : self._bounds[index + 1]]
