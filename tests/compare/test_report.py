@@ -71,6 +71,10 @@ def test_both_say_what_was_found(files):
     assert "Made up &amp; &lt;odd&gt;" in files["report.html"]
 
 
+def test_a_text_from_right_to_left_is_set_so(files):
+    assert re.search(r'<dd class="" dir=auto>a &lt;b&gt; &amp; c</dd>', files["report.html"])
+
+
 def test_ticks_are_round_and_inside():
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert ticks(0.13, 0.21) == pytest.approx([0.14, 0.16, 0.18, 0.2])

@@ -235,7 +235,7 @@ def _examples(results: dict[str, Any]) -> str:
             for arm, text in example["outputs"].items()
         ]
         cells = "".join(
-            f'<dt>{escape(name)}</dt><dd class="{mark}">{escape(text) or "<em>nothing</em>"}</dd>'
+            f'<dt>{escape(name)}</dt><dd class="{mark}" dir=auto>{escape(text) or "<em>nothing</em>"}</dd>'
             for name, text, mark in rows
         )
         parts.append(f"<div class=example><dl>{cells}</dl></div>")
