@@ -71,3 +71,31 @@ def test_what_makes_times_unequal_is_said():
     found = recommend(case)
     assert "answers of 9.0 and 30.0 tokens" in found["sentences"][-1]
     assert any("5,000,000 to 5,000,000 tokens" in caveat for caveat in found["caveats"])
+
+
+def test_of_a_few_sentences_nothing_is_said():
+    case = results(3.0, 0.0, [3.0, 2.9, 3.1], 0.5)
+    case["tests"]["test"]["sentences"] = 1
+    found = recommend(case)
+    assert "Too little was tested to compare anything: 1 of the 20" in found["headline"]
+    assert found["confidence"] == "none"
+    assert not any("scores better" in sentence for sentence in found["sentences"])
+
+
+def test_inputs_that_an_arm_could_not_read_are_said():
+    case = results(3.0, 1.0, [3.0])
+    case["tests"]["test"] |= {"too_long": {"a": 0, "b": 7}, "sentences_with_likelihood": 80}
+    caveats = " ".join(recommend(case)["caveats"])
+    assert "7 of 100 inputs of test are too long for arm <b>" in caveats
+    assert "of the 80 of 100 answers" in caveats
+    assert "too long for arm <a>" not in caveats
+
+
+def test_a_lucky_seed_that_the_other_arm_lacks_makes_no_leader():
+    case = results(-3.0, 1.0, [-3.0])
+    scores = case["tests"]["test"]["scores"]["bleu"]
+    scores["a"]["by_seed"] = {"1": 40.0, "2": 60.0}  # b, seed 2 failed
+    scores["a"]["value"] = 50.0
+    found = recommend(case)
+    assert found["leader"] == "b"
+    assert "scores better" in found["sentences"][0]

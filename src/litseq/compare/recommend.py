@@ -11,14 +11,16 @@ Arms are *equal* when the whole interval lies within the margin that was fixed b
 arms that the leader is not ahead of, the fastest to answer is named too.
 
 Where the best score is below five margins (5 BLEU, with the margin of 1), nothing was learned that could be compared: any
-two scores near zero are within a margin, and the order of untrained models means nothing.
+two scores near zero are within a margin, and the order of untrained models means nothing. The same where there are fewer than
+20 test sentences: resampling so few says little of others, of a single one nothing at all.
 """
 
 from typing import Any
 
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
 _LEARNED = 5
-_SHARES = ("bits_per_byte", "perplexity")
+_FEWEST = 20
+_LIKELIHOODS = ("bits_per_byte", "perplexity")
 """Metrics with a margin in percent of the score."""
 
 
@@ -32,7 +34,8 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
     metric = results["main_metric"]
     scores = test["scores"][metric]
     higher = results["metrics"][metric]["higher_is_better"]
-    ranked = sorted(scores, key=lambda arm: -scores[arm]["value"] if higher else scores[arm]["value"])
+    means = _of_shared_seeds(scores)
+    ranked = sorted(scores, key=lambda arm: -means[arm] if higher else means[arm])
     caveats = _caveats(results, test_name)
     if len(ranked) < 2:
         only = _label(results, ranked[0])
@@ -46,23 +49,29 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
     leader = ranked[0]
     verdicts = {arm: verdict(results, test, leader, arm) for arm in ranked[1:]}
     best, label = float(scores[leader]["value"]), results["metrics"][metric]["label"]
-    untrained = metric not in _SHARES and best < _LEARNED * results["configuration"]["margin"]
-    headline = (
-        {
-            "headline": f"Too little was learned to compare anything: the best score is {best:.2f} {label}. Train longer.",
-            "confidence": "none",
-        }
-        if untrained
-        else _headline(results, leader, verdicts)
-    )
+    count = test["sentences_with_likelihood" if metric in _LIKELIHOODS else "sentences"]
+    if metric not in _LIKELIHOODS and best < _LEARNED * results["configuration"]["margin"]:
+        void = f"Too little was learned to compare anything: the best score is {best:.2f} {label}. Train longer."
+    elif count < _FEWEST:
+        void = f"Too little was tested to compare anything: {count} of the {_FEWEST} test sentences that it takes at least."
+    else:
+        void = ""
     return {
-        **headline,
+        **({"headline": void, "confidence": "none"} if void else _headline(results, leader, verdicts)),
         "leader": leader,
         "verdicts": verdicts,
-        "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts if not untrained]
+        "sentences": [_sentence(results, leader, arm, verdicts[arm]) for arm in verdicts if not void]
         + _costs(results, leader, verdicts),
         "caveats": caveats,
     }
+
+
+def _of_shared_seeds(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores to rank by: where a run failed, the seeds that are left may be the luckier ones."""
+    shared = set.intersection(*(set(score["by_seed"]) for score in scores.values()))
+    if not shared:
+        return {arm: float(score["value"]) for arm, score in scores.items()}
+    return {arm: sum(score["by_seed"][seed] for seed in shared) / len(shared) for arm, score in scores.items()}
 
 
 def verdict(results: dict[str, Any], test: dict[str, Any], leader: str, other: str) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def _signed(interval: dict[str, float], sign: int) -> dict[str, float]:
 def _margin(results: dict[str, Any], test: dict[str, Any], leader: str) -> float:
     margin: float = results["configuration"]["margin"]
     metric = results["main_metric"]
-    if metric in _SHARES:
+    if metric in _LIKELIHOODS:
         return margin / 100 * float(test["scores"][metric][leader]["value"])
     return margin
 
@@ -224,6 +233,18 @@ def _caveats(results: dict[str, Any], test: str) -> list[str]:
     if len(objectives) > 1:
         found.append(
             "The arms learn by different objectives, so their validation losses are not one scale; bits per byte on the test set are."
+        )
+    about = results["tests"][test]
+    for arm, count in about["too_long"].items():
+        if count:
+            found.append(
+                f"{count} of {about['sentences']} inputs of {test} are too long for {_label(results, arm)}; their outputs are"
+                " counted as empty."
+            )
+    if about["sentences_with_likelihood"] < about["sentences"]:
+        found.append(
+            f"Bits per byte and perplexity are of the {about['sentences_with_likelihood']} of {about['sentences']} answers"
+            f" of {test} that fit into every arm together with their input."
         )
     found += [f"{run['arm']}, seed {run['seed']} failed and is missing: {run['reason']}" for run in results["failed"]]
     return found

@@ -26,7 +26,7 @@ from litseq.compare.scoring import (
     text_rows,
 )
 from litseq.compare.statistics import Floats, Interval, compare, estimate, over_seeds, resampled_scores, resamples
-from litseq.errors import UsageError
+from litseq.errors import DataError
 from litseq.runtime.processor import this_processor
 
 _EXAMPLES = 8
@@ -40,6 +40,11 @@ class _Scored:
     metric: Metric
     rows: dict[str, dict[int, Floats]]
     scores: dict[str, dict[int, Floats]]
+
+    @property
+    def sentences(self) -> int:
+        """Of how many it is."""
+        return len(next(iter(next(iter(self.rows.values())).values())))
 
     def values(self, arm: str, seeds: list[int] | None = None) -> list[float]:
         chosen = self.rows[arm] if seeds is None else seeds
@@ -135,8 +140,15 @@ def _test_results(
     comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str, scored: dict[str, _Scored], main: str
 ) -> dict[str, Any]:
     some = next(iter(next(iter(outputs.values())).values()))[test]
+    if main not in scored:
+        raise DataError(
+            f"{test}: no answer fits into every arm together with its input, so {main} cannot be measured; give the arms"
+            " a larger max_seq_len"
+        )
+    likelihood = scored.get(BITS_PER_BYTE.name)
     return {
         "sentences": len(some["texts"]),
+        "sentences_with_likelihood": 0 if likelihood is None else likelihood.sentences,
         "generated": some["generated"],
         "scores": {name: {arm: _arm_score(one, arm) for arm in outputs} for name, one in scored.items()},
         "differences": {
@@ -179,7 +191,7 @@ def _difference(one: _Scored, left: str, right: str) -> dict[str, Any]:
 
 def _by_length(one: _Scored, answers: dict[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
     found = []
-    if len(next(iter(next(iter(one.rows.values())).values()))) < len(answers["texts"]):
+    if one.sentences < len(answers["texts"]):
         return []  # some were too long to be scored, so rows and texts do not go together
     for words, inside in named_buckets(answers["groups"]) or length_buckets(answers["texts"]):
         draws = resamples(len(inside), min(_BUCKET_RESAMPLES, comparison.resamples))
@@ -195,10 +207,6 @@ def _by_length(one: _Scored, answers: dict[str, Any], comparison: Comparison) ->
 def _main_metric(comparison: Comparison, outputs: dict[str, dict[int, Any]]) -> str:
     """The metric that decides, by the kind of data where it is not given."""
     first = next(iter(next(iter(next(iter(outputs.values())).values())).values()))
-    if comparison.metric in ("bleu", "chrf", "exact_match") and not first["generated"]:
-        raise UsageError(
-            f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
-        )
     return comparison.metric or ("bleu" if first["generated"] and not first["groups"] else BITS_PER_BYTE.name)
 
 
