@@ -69,6 +69,27 @@ def quantised(directory, to_weight):
     return session, arrays, made, {weight.name.removesuffix(".outputs"): done[weight.name] for weight in weights}
 
 
+def test_nodes_stay_in_order(tmp_path):
+    """A matrix that is met first and read again behind others shares its last input with one of them."""
+    x = ir.Value(name="x", shape=ir.Shape(["n", K]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23}, name="g")
+    generator = np.random.default_rng(0)
+    one, two = (initializer(graph, n, generator.standard_normal((K, K)).astype(np.float32)) for n in ("one", "two"))
+    for inputs, name in (([x, one], "y"), (["y", two], "a"), (["y", one], "b")):
+        first = graph[0].outputs[0] if inputs[0] == "y" else inputs[0]
+        node = ir.node("MatMul", [first, inputs[1]])
+        node.outputs[0].name, node.outputs[0].type = name, x.type
+        graph.append(node)
+    graph.outputs.extend(node.outputs[0] for node in list(graph)[1:])
+    made = ir.Model(graph, ir_version=10)
+    weights = find_weights({"m.onnx": made})
+    apply({"m.onnx": made}, weights, {weight.name: round_rows(weight.name, weight.matrix()) for weight in weights})
+    known = {x, *made.graph.initializers.values()}
+    for node in made.graph:
+        assert set(node.inputs) <= known
+        known |= set(node.outputs)
+
+
 def operations(made):
     return [node.op_type for node in made.graph.all_nodes()]
 

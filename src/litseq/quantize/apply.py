@@ -31,3 +31,5 @@ def apply(models: dict[str, ir.Model], weights: Sequence[Weight], done: Mapping[
         for name, value in list(model.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del model.graph.initializers[name]
+        # Where a matrix is read in several places, what it shares with others may stand behind them.
+        model.graph.sort()
