@@ -52,9 +52,9 @@ class TextMetrics(Callback):
     """Generate from some validation examples, and log BLEU and chrF of the texts, as percentages like sacrebleu.
 
     Generation goes through the loop that serves as well (`litseq.generation`), greedily unless the options say more; it
-    reads each row again at every step, so `limit` decides what it costs. Of a conversation every answer is an example. `val/bleu` is sacreBLEU's (`13a` tokens,
-    https://aclanthology.org/W18-6319), `val/chrf` is chrF2 (https://aclanthology.org/W15-3049). Where an averaging callback
-    is there, the average generates.
+    reads each row again at every step, so `limit` decides what it costs. Of a conversation every answer is an example.
+    `val/bleu` is sacreBLEU's (`13a` tokens, https://aclanthology.org/W18-6319), `val/chrf` is chrF2
+    (https://aclanthology.org/W15-3049). Where an averaging callback is there, the average generates.
 
     Args:
         limit: Examples to generate from, spread over the whole validation set; they are the same every time.

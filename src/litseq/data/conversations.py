@@ -219,7 +219,7 @@ class ConversationDataModule(SequenceDataModule):
 
     def make_prompts(self, column: list[Dialogue]) -> PromptDataset:
         """The conversations of `predict`, cut to the model's length as a bundle cuts them."""
-        options = getattr(self._module, "generation_options", dict)()
+        options: dict[str, Any] = getattr(self._module, "generation_options", dict)()
         with _Located(column, self.chat_format.template):
             found = self.chat_format.questions(
                 [dialogue.messages for dialogue in column],

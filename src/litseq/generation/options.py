@@ -161,13 +161,14 @@ def _problems(options: GenerationOptions) -> list[str]:
     whole("no_repeat_ngram_size", 0)
     whole("seed", 0, 2**64 - 1, optional=True)
     whole("top_logprobs", 0, 1000)
-    found += [
-        f"{name} is {v!r}, expected True or False"
-        for name in ("logprobs",)
-        if not isinstance(v := getattr(options, name), bool)
-    ]
-    if not isinstance(options.do_sample, bool | None):
-        found.append(f"do_sample is {options.do_sample!r}, expected True, False or None")
+    # By type: 1 == True.
+    for name, kinds, expected in (
+        ("logprobs", bool, "True or False"),
+        ("do_sample", bool | None, "True, False or None"),
+        ("prompt_lookup", bool | None, "True, False or None"),
+    ):
+        if not isinstance(value := getattr(options, name), kinds):
+            found.append(f"{name} is {value!r}, expected {expected}")
     if not isinstance(options.stop, tuple) or not all(isinstance(text, str) and text for text in options.stop):
         found.append(f"stop is {options.stop!r}, expected strings that are not empty")
     found += _beam_problems(options, whole, number)
@@ -181,8 +182,6 @@ def _problems(options: GenerationOptions) -> list[str]:
     allowed: object = options.prefix_allowed_tokens
     if allowed is not None and not callable(allowed):
         found.append(f"prefix_allowed_tokens is {allowed!r}, expected a function")
-    if not isinstance(options.prompt_lookup, bool | None):
-        found.append(f"prompt_lookup is {options.prompt_lookup!r}, expected True, False or None")
     limit = options.max_new_tokens
     if not found and limit is not None and options.min_new_tokens > limit:
         found.append(f"min_new_tokens is {options.min_new_tokens}, more than max_new_tokens {limit}")
@@ -197,8 +196,9 @@ def _beam_problems(
     whole("num_beam_groups", 1, _MOST_BEAMS)
     number("length_penalty", -_MOST_PENALTY, _MOST_PENALTY, f"a number from -{_MOST_PENALTY} to {_MOST_PENALTY}")
     number("diversity_penalty", 0, math.inf, "a number of at least 0")
-    if not isinstance(options.early_stopping, bool) and options.early_stopping != "never":
-        yield f'early_stopping is {options.early_stopping!r}, expected True, False or "never"'
+    early: object = options.early_stopping  # 1 == True, and is none of the three
+    if not isinstance(early, bool) and early != "never":
+        yield f'early_stopping is {early!r}, expected True, False or "never"'
     beams, count, groups = options.num_beams, options.num_return_sequences, options.num_beam_groups
     if not all(isinstance(value, int) for value in (beams, count, groups)):
         return  # said already

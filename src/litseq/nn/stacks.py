@@ -201,7 +201,7 @@ class TransformerDecoder(_Stack):
     def cross_keys_values(self, memory: Tensor) -> list[KeyValue]:
         """Each layer's keys and values of the memory [B, S, D], computed once per sequence; none where it has no use for it."""
         parts = [layer.cross_attention for layer in self.layers]
-        return [() if part is None else part.keys_values(memory) for part in parts]  # type: ignore[misc,union-attr,operator]
+        return [() if part is None else part.keys_values(memory) for part in parts]  # type: ignore[union-attr,operator]
 
     def cache_dims(self) -> list[tuple[CacheDims, ...]]:
         """Each layer's cache tensors: their shapes behind the batch dimension, None where the capacity stands."""

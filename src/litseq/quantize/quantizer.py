@@ -159,7 +159,9 @@ def _sole_names(source: Bundle, beside: Path) -> Iterator[Bundle]:
 def _generator(bundle: Bundle, threads: int) -> Generator:
     """A generator without the bundle's own defaults: beams, a penalty or a stop string are none of what is measured."""
     kept = {name: value for name, value in bundle.manifest.generation.items() if name == "max_new_tokens"}
-    return Generator(replace(bundle, manifest=replace(bundle.manifest, generation=kept)), threads=threads, spinning=False)
+    return Generator(
+        replace(bundle, manifest=replace(bundle.manifest, generation=kept)), threads=threads, spinning=False
+    )
 
 
 def _calibration(sampler: Sampler, options: QuantizeOptions, say: Say) -> tuple[list[Row], str | None]:

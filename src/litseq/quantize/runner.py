@@ -65,8 +65,10 @@ class Runner:
         inside: dict[tuple[str, str], list[Array]] = {}
         names, count = self.manifest.decoder, len(row.tokens)
         cross = self._encode(row, inside)
-        sizes: dict[int | str, int] = {"batch": 1, "capacity": count}
-        caches: dict[str, Array] = {c.past: np.zeros([sizes.get(d, d) for d in c.dims], c.dtype) for c in names.cache}
+        sizes = {"batch": 1, "capacity": count}
+        caches: dict[str, Array] = {
+            c.past: np.zeros([sizes[d] if isinstance(d, str) else d for d in c.dims], c.dtype) for c in names.cache
+        }
         # In a call with a visible prefix everything sees everything, so what follows it has a call of its own.
         apart = self.manifest.prompt_pass == "whole" and row.prompt < count
         logits: list[Array] = []
