@@ -56,7 +56,7 @@ def write_data(directory):
     (Path(directory) / "val.tsv").write_text("".join(lines[:20]))
 
 
-def run(directory, checkpoint=None, kill_at=None, workers=0, saved="step"):
+def run(directory, checkpoint=None, kill_at=None, workers=0, saved="step", schedule="cosine", **limits):
     """Train to the end, or to death; the module and the trainer."""
     torch.set_num_threads(1)  # the order of sums depends on it
     lightning.seed_everything(5, verbose=False)
@@ -67,15 +67,15 @@ def run(directory, checkpoint=None, kill_at=None, workers=0, saved="step"):
     )  # fmt: skip
     module = EncoderDecoder(
         vocab_size=data.vocab_size, embed_dim=16, num_layers=1, num_heads=2, max_seq_len=64, dropout=0.3,
-        warmup_steps=3, schedule="cosine", learning_rate=1e-2,
+        warmup_steps=3, schedule=schedule, learning_rate=1e-2,
     )  # fmt: skip
-    every = {"every_n_train_steps": SAVED_EVERY} if saved == "step" else {}
-    saver = ModelCheckpoint(directory, filename="{step}", save_last=True, **every)
+    every = {"step": {"every_n_train_steps": SAVED_EVERY}, "validation": {}, "epoch": {"save_on_train_epoch_end": True}}
+    saver = ModelCheckpoint(directory, filename="{step}", save_last=True, **every[saved])
     callbacks = [Final(), EMAWeightAveraging(decay=0.8), saver]
     if kill_at is not None:
         callbacks.append(Kill(kill_at))
     trained = trainer(
-        max_epochs=EPOCHS, accumulate_grad_batches=2, gradient_clip_val=1.0, callbacks=callbacks,
+        **{"max_epochs": EPOCHS} | limits, accumulate_grad_batches=2, gradient_clip_val=1.0, callbacks=callbacks,
         enable_checkpointing=True, val_check_interval=3, default_root_dir=directory,
     )  # fmt: skip
     trained.fit(module, data, ckpt_path=checkpoint, weights_only=checkpoint is not None or None)

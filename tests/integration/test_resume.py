@@ -72,6 +72,22 @@ def test_killed_and_resumed_equals_never_stopped(start, straight, tmp_path):
     check(start, tmp_path, straight, kill_at, workers=1, resumed_workers=0, saved=saved)
 
 
+def test_a_run_that_ended_inside_an_epoch_can_be_extended(tmp_path):
+    options = {"saved": "epoch", "schedule": "inverse_sqrt"}  # a schedule that does not know the end
+    found = {}
+    for name in ("straight", "extended"):
+        directory = tmp_path / name
+        directory.mkdir()
+        resume_run.write_data(directory)
+        checkpoint = None
+        if name == "extended":
+            _, trained = resume_run.run(directory, **options, max_steps=5)
+            assert not trained.fit_loop.epoch_loop.batch_progress.is_last_batch
+            checkpoint = directory / "last.ckpt"
+        found[name] = resume_run.state_of(*resume_run.run(directory, checkpoint, **options))
+    assert equal(found["extended"], found["straight"])
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_at_many_moments(start, straight, tmp_path):
     kills = range(2 * resume_run.SAVED_EVERY + 1, straight[1] + 1)
