@@ -28,8 +28,8 @@ CASES: tuple[tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]], ...] = (
     ("4 rows, ragged, in chunks with a past", ((5, 10), (8, 17), (2, 6), (12, 14)), (4, 9, 6, 1, 1)),
 )
 GREEDY_STEPS = 6
-LONG_LOGITS = 2**24
-"""Logits of the longest row at most: all positions of most models, and 64 MiB."""
+LONG_LOGITS, LONG_ROW = 2**24, 2048
+"""Logits and tokens of the longest row at most: 64 MiB, and attention scores of tens of MiB a head."""
 
 
 @dataclass
@@ -214,8 +214,8 @@ def check_parity(reference: Reference, runner: GraphRunner, tolerance: float, se
 
 
 def _long_case(vocab: int, limit: int) -> tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """As long a row as the model takes: where a window of an attention ends, or a distance has no other, shows only there."""
-    length = min(limit, max(64, LONG_LOGITS // vocab))
+    """As long a row as the model takes, within bounds: where a window of an attention ends, say, shows only there."""
+    length = min(limit, LONG_ROW, max(64, LONG_LOGITS // vocab))
     prompt = max(1, length - GREEDY_STEPS)
     chunks = prompt // 2, prompt - prompt // 2
     return f"1 row of {length} tokens, in two chunks, then single tokens", ((length, prompt),), chunks
