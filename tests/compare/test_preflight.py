@@ -66,7 +66,7 @@ def test_bleu_of_outputs_that_are_too_short_for_it_is_refused(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "test.tsv").write_text("one two\ttwo one\none\tone\n")
     with pytest.raises(UsageError, match="no reference of the test set has four words"):
-        run_comparison(small(tmp_path))
+        run_comparison(small(tmp_path, metric="bleu"))
 
 
 def test_a_tokenizer_of_other_data_is_not_taken(tmp_path):

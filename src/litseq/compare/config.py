@@ -104,8 +104,8 @@ class Comparison:
         generation: Options of generation for the test sets, such as num_beams and max_new_tokens.
         bleu_tokenizers: sacreBLEU's tokenizers, the first one decides; `none` for texts that are tokenised already;
             `-lc` behind one lower-cases both sides, as `13a-lc`.
-        metric: Which decides: bleu, chrf, exact_match, bits_per_byte or perplexity. None: bleu for pairs, else
-            bits_per_byte.
+        metric: Which decides: bleu, chrf, exact_match, bits_per_byte or perplexity. None: bleu for pairs
+            (chrf where no reference has four words), else bits_per_byte.
         margin: The difference of the main metric below which arms count as equal, fixed before the experiment: BLEU
             points for pairs, percent for bits per byte.
         resamples: Bootstrap resamples.

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from litseq.compare.building import build_data, build_module
 from litseq.compare.config import Comparison
-from litseq.compare.scoring import text_metrics, text_rows
+from litseq.compare.scoring import bleu_can_tell, text_metrics
 from litseq.data import ConversationDataModule, SequenceDataModule
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
@@ -69,19 +69,17 @@ def _read(data: SequenceDataModule, name: str, paths: Any) -> tuple[Any, ...]:
 def _check_metric(comparison: Comparison, data: SequenceDataModule, columns: tuple[Any, ...]) -> None:
     """Whether the metric that decides can say anything of the test set that decides."""
     try:
-        metric, scorer = text_metrics(comparison.bleu_tokenizers)[0]
+        text_metrics(comparison.bleu_tokenizers)
+        told = len(columns) != 2 or bleu_can_tell(comparison.bleu_tokenizers, columns[1])
     except (ImportError, RuntimeError, OSError) as error:  # a package that is not there, or a model to download
         raise UsageError(f"bleu_tokenizers: {' '.join(str(error).split())}") from error
-    pairs = len(columns) == 2
-    if not pairs and not isinstance(data, ConversationDataModule):
-        if comparison.metric in ("bleu", "chrf", "exact_match"):
-            raise UsageError(
-                f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
-            )
-    elif pairs and comparison.metric in (None, "bleu"):
-        references = columns[1]
-        if not metric.score(text_rows(metric, scorer, references, references).sum(axis=0)):
-            raise UsageError(
-                f"BLEU is 0 whatever is generated, for no reference of the test set has four words ({metric.signature}):"
-                " expected another metric, such as chrf or exact_match, or another of bleu_tokenizers, such as char"
-            )
+    plain_text = len(columns) != 2 and not isinstance(data, ConversationDataModule)
+    if plain_text and comparison.metric in ("bleu", "chrf", "exact_match"):
+        raise UsageError(
+            f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
+        )
+    if comparison.metric == "bleu" and not told:
+        raise UsageError(
+            "metric is bleu, which is 0 whatever is generated, for no reference of the test set has four words: expected"
+            " another metric, such as chrf or exact_match, or another of bleu_tokenizers, such as char"
+        )

@@ -19,6 +19,7 @@ from litseq.compare.scoring import (
     BITS_PER_BYTE,
     PERPLEXITY,
     Metric,
+    bleu_can_tell,
     length_buckets,
     likelihood_rows,
     named_buckets,
@@ -207,7 +208,11 @@ def _by_length(one: _Scored, answers: dict[str, Any], comparison: Comparison) ->
 def _main_metric(comparison: Comparison, outputs: dict[str, dict[int, Any]]) -> str:
     """The metric that decides, by the kind of data where it is not given."""
     first = next(iter(next(iter(next(iter(outputs.values())).values())).values()))
-    return comparison.metric or ("bleu" if first["generated"] and not first["groups"] else BITS_PER_BYTE.name)
+    if comparison.metric is not None:
+        return comparison.metric
+    if not first["generated"] or first["groups"]:
+        return BITS_PER_BYTE.name
+    return "bleu" if bleu_can_tell(comparison.bleu_tokenizers, first["references"]) else "chrf"
 
 
 def _examples(outputs: dict[str, dict[int, Any]], test: str) -> list[dict[str, Any]]:

@@ -77,6 +77,12 @@ def text_rows(metric: Metric, scorer: Any, outputs: Sequence[str], references: S
     return np.array(scorer._extract_corpus_statistics(list(outputs), [list(references)]), float)
 
 
+def bleu_can_tell(tokenizers: Sequence[str], references: Sequence[str]) -> bool:
+    """Whether BLEU is above 0 of the references themselves: without a run of four words it is 0 whatever is generated."""
+    metric, scorer = text_metrics(tokenizers)[0]
+    return metric.score(text_rows(metric, scorer, references, references).sum(axis=0)) > 0
+
+
 def likelihood_rows(nats: Sequence[float], tokens: Sequence[int], references: Sequence[str]) -> dict[str, Floats]:
     """Rows of bits per byte and of perplexity, from the negative log-likelihood of each reference."""
     size = [len(reference.encode()) for reference in references]
