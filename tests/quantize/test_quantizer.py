@@ -95,11 +95,19 @@ def test_texts_of_the_user(exported, tmp_path):
     pytest.importorskip("sacrebleu")
     report = quantize_bundle(exported / KINDS[2], tmp_path / "b", options("int4", calibration=pairs, validation=pairs))
     assert set(report.metrics) == {"perplexity", "bleu", "chrf"}
+    longer = tmp_path / "longer.tsv"
+    longer.write_text(pairs.read_text() + "the quick brown fox " * 500 + "\tdrei\n" + "\tohne\n")
+    report = quantize_bundle(exported / KINDS[2], tmp_path / "d", options("int8", validation=longer))
+    assert set(report.metrics) == {"perplexity", "bleu", "chrf"}  # of those that the model takes
     with pytest.raises(DataError, match="line 1: 1 columns, expected source, tab and target"):
         quantize_bundle(exported / KINDS[2], tmp_path / "c", options("int4", calibration=texts))
     (tmp_path / "empty").write_text("\n")
+    said = []
     with pytest.raises(DataError, match="no text in it"):
-        quantize_bundle(exported / KINDS[0], tmp_path / "c", options("int8", validation=tmp_path / "empty"))
+        quantize_bundle(
+            exported / KINDS[0], tmp_path / "c", options("int8", validation=tmp_path / "empty"), say=said.append
+        )
+    assert said == []  # before the work
     assert not (tmp_path / "c").exists()
 
 

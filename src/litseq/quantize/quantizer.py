@@ -97,6 +97,7 @@ def quantize_files(
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
     before = _generator(source, threads)
     sampler = Sampler(manifest, before)
+    validation = _validation(options, manifest)
     calibration, calibrated_on = _calibration(sampler, options, say)
     say(f"rounding {len(weights)} matrices")
     done, errors = _quantise(source, models, weights, options, calibration, threads, target)
@@ -107,7 +108,7 @@ def quantize_files(
     say("measuring")
     files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in target.iterdir() if file.is_file()}
     new = replace(manifest, files=files)
-    report = _measure(source, Bundle(target, new), before, sampler, options, threads)
+    report = _measure(source, Bundle(target, new), before, sampler, options, validation, threads)
     report.kept_at_8_bits = kept
     facts: dict[str, object] = {
         "scheme": options.to,
@@ -278,13 +279,27 @@ def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
     return fewer
 
 
+def _validation(options: QuantizeOptions, manifest: Manifest) -> list[Text]:
+    """What the result will be measured on, read before the work: a file that is none must not cost it."""
+    if options.validation is None:
+        return []
+    texts = read_texts(options.validation, pairs=manifest.encoder is not None)
+    if any(text.source is not None for text in texts):
+        reports.need_sacrebleu()
+    return texts
+
+
 def _measure(
-    source: Bundle, new: Bundle, before: Generator, sampler: Sampler, options: QuantizeOptions, threads: int
+    source: Bundle,
+    new: Bundle,
+    before: Generator,
+    sampler: Sampler,
+    options: QuantizeOptions,
+    texts: list[Text],
+    threads: int,
 ) -> QuantizationReport:
     has_encoder = new.manifest.encoder is not None
-    texts: list[Text] = []
     if options.validation is not None:
-        texts = read_texts(options.validation, pairs=has_encoder)
         rows = sampler.rows(texts, MEASURED_TOKENS * 8)
         name = options.validation.name
     else:
@@ -298,7 +313,7 @@ def _measure(
     if texts:
         both = {"fp32": before, "quantised": after}
         metrics["perplexity"] = {key: reports.perplexity(g, rows, has_encoder) for key, g in both.items()}
-        if pairs := [text for text in texts if text.source is not None][:MEASURED_PAIRS]:
+        if pairs := [text for text in texts if sampler.can_read(text)][:MEASURED_PAIRS]:
             found = {key: reports.text_metrics(g, pairs) for key, g in both.items()}
             metrics |= {metric: {key: found[key][metric] for key in both} for metric in ("bleu", "chrf")}
     return QuantizationReport(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -110,16 +111,20 @@ def perplexity(generator: Generator, rows: Sequence[Row], has_encoder: bool) -> 
     return math.exp(-sum(values) / max(1, len(values)))
 
 
-def text_metrics(generator: Generator, texts: Sequence[Text]) -> dict[str, float]:
-    """BLEU and chrF of greedy output for the sources of pairs.
+def need_sacrebleu() -> None:
+    """Say so where it is missing.
 
     Raises:
         UsageError: sacrebleu is not installed.
     """
-    try:
-        import sacrebleu
-    except ImportError:
-        raise UsageError("BLEU and chrF of pairs need sacrebleu; install it: pip install sacrebleu") from None
+    if find_spec("sacrebleu") is None:
+        raise UsageError("BLEU and chrF of pairs need sacrebleu; install it: pip install sacrebleu")
+
+
+def text_metrics(generator: Generator, texts: Sequence[Text]) -> dict[str, float]:
+    """BLEU and chrF of greedy output for the sources of pairs."""
+    import sacrebleu
+
     outputs = [c.text for c in generator.generate([text.source or "" for text in texts], do_sample=False)]
     targets = [[text.target for text in texts]]
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from litseq.bundle import Manifest
-from litseq.errors import DataError
+from litseq.errors import DataError, UsageError
 from litseq.quantize.runner import Row
 from litseq.runtime import Generator
 from litseq.runtime.prompts import PromptReader
@@ -82,6 +82,13 @@ class Sampler:
             if total >= most_tokens:
                 break
         return found
+
+    def can_read(self, text: Text) -> bool:
+        """Whether it has a source, and one that the model takes whole."""
+        try:
+            return text.source is not None and self._reader.read(text.source) is not None
+        except UsageError:
+            return False
 
     def own_rows(self, count: int = SELF_ROWS, longest: int = ROW_TOKENS) -> list[Row]:
         """What the model writes when it may choose every token by its probability.
