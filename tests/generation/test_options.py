@@ -74,7 +74,7 @@ def test_a_value_out_of_range_is_named(name, value):
 
 
 def test_the_most_is_named_where_there_is_one():
-    with pytest.raises(UsageError, match="num_beams is 1025, expected an integer from 1 to 1024"):
+    with pytest.raises(UsageError, match="num_beams is 1025, expected an integer of at most 1024"):
         GenerationOptions(num_beams=1025)
 
 

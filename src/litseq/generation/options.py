@@ -140,7 +140,8 @@ def _problems(options: GenerationOptions) -> list[str]:
         value = getattr(options, name)
         fits = isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
         if not fits and not (optional and value is None):
-            bounds = f"of at least {minimum}" if maximum == _MOST_TOKENS else f"from {minimum} to {maximum}"
+            above = isinstance(value, int) and value > maximum
+            bounds = f"of at most {maximum}" if above else f"of at least {minimum}"
             found.append(f"{name} is {value!r}, expected an integer {bounds}")
 
     def number(name: str, minimum: float, maximum: float, bounds: str, open_below: bool = False) -> None:
