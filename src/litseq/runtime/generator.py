@@ -16,6 +16,7 @@ from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.guessing import Guessing, check_draft
+from litseq.runtime.integers import check_integer
 from litseq.runtime.loops import Loop, Loops, Work
 from litseq.runtime.offline import IterableSource, OfflineRun, Source
 from litseq.runtime.output import OutputText
@@ -59,7 +60,9 @@ class Generator:
             self._graphs = Graphs(bundle, self.threads, spinning=spinning)
         finally:
             bundle.ensure_sound()  # weights that are damaged explain why a graph did not load
-        self._reuse = PrefixStore(_check_bytes(reuse_bytes)) if reuse_bytes else None
+        if reuse_bytes:
+            check_integer("reuse_bytes", reuse_bytes, 0, expected="a whole number of bytes, or 0 to keep nothing")
+        self._reuse = PrefixStore(reuse_bytes) if reuse_bytes else None
         self._path = bundle.path.resolve()
         self._settings: dict[str, Any] = {
             "threads": self.threads,
@@ -194,8 +197,8 @@ class Generator:
 
         See `OfflineRun` for the arguments and for what it gives.
         """
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-            raise UsageError(f"window is {window!r}, expected an integer of at least 1")
+        if window is not None:
+            check_integer("window", window, 1)
         rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
         chosen = self._options(options)
         workers = _check_workers(workers)
@@ -370,18 +373,8 @@ def _rows_each(options: GenerationOptions) -> int:
 
 
 def _check_batch_size(batch_size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= 4096:
-        raise UsageError(f"batch_size is {batch_size!r}, expected an integer from 1 to 4096")
-    return batch_size
+    return check_integer("batch_size", batch_size, 1, 4096)
 
 
 def _check_workers(workers: int) -> int:
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
-        raise UsageError(f"workers is {workers!r}, expected an integer from 1 to 1024")
-    return workers
-
-
-def _check_bytes(reuse_bytes: int) -> int:
-    if isinstance(reuse_bytes, bool) or not isinstance(reuse_bytes, int) or reuse_bytes < 0:
-        raise UsageError(f"reuse_bytes is {reuse_bytes!r}, expected a whole number of bytes, or 0 to keep nothing")
-    return reuse_bytes
+    return check_integer("workers", workers, 1, 1024)

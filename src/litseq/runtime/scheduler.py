@@ -14,6 +14,7 @@ from litseq.errors import LitseqError, UsageError
 from litseq.generation import Engine, Request, Result
 from litseq.generation.engine import CHUNK_TOKENS
 from litseq.runtime.completion import Completion
+from litseq.runtime.integers import check_integer
 from litseq.runtime.output import OutputText
 from litseq.runtime.prompts import PromptLike
 
@@ -108,7 +109,7 @@ class Scheduler:
         """
         for name, bound in (("max_rows", max_rows), ("max_tokens", max_tokens), ("chunk_tokens", chunk_tokens)):
             if bound is not None:
-                _check_whole(name, bound, least=1)
+                check_integer(name, bound, 1)
         self._generator = generator
         self._bounds = max_rows or generator.batch_size, max_tokens, chunk_tokens
         self._arrived: deque[tuple[Pending, Request]] = deque()
@@ -133,7 +134,7 @@ class Scheduler:
             UsageError: at once, for an unknown option or a prompt that does not fit the model.
             LitseqError: when the scheduler is closed or has failed.
         """
-        _check_whole("priority", priority)  # here, where only who asks is told; in the loop it would end all requests
+        check_integer("priority", priority)  # here, where only who asks is told; in the loop it would end all requests
         request, writer = self._generator._request(prompt, options, live=stream, priority=priority)
         pending = Pending(self, writer, stream)
         with self._wake:
@@ -209,9 +210,3 @@ class Scheduler:
             error = LitseqError(f"the scheduler {reason}{f': {self._failure}' if self._failure else ''}")
             error.__cause__ = self._failure
             pending._fail(error)
-
-
-def _check_whole(name: str, value: object, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        bounds = "" if least is None else f" of at least {least}"
-        raise UsageError(f"{name} is {value!r}, expected an integer{bounds}")

@@ -19,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from litseq.errors import BundleError, UsageError
+from litseq.runtime.integers import check_integer
 from litseq.runtime.processor import this_processor
 
 Session = onnxruntime.InferenceSession
@@ -132,9 +133,7 @@ def check_threads(threads: int | None) -> int:
     """The number of threads to use; None means `default_threads`."""
     if threads is None:
         return default_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise UsageError(f"threads is {threads!r}, expected an integer from 1 to 1024, or None for one a core")
-    return threads
+    return check_integer("threads", threads, 1, 1024, expected="an integer from 1 to 1024, or None for one a core")
 
 
 def _load(file: Path, options: Any, threads: int, *, shared: bool) -> onnxruntime.InferenceSession:
