@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from litseq.callbacks.order import come_before
 from litseq.models.averaging import average_checkpoints
 
 
@@ -54,10 +55,7 @@ class AverageCheckpoints(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come before the other checkpoints, so that one to resume from knows of all that is to be averaged by then."""
         super().setup(trainer, pl_module, stage)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        first = next(i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
-        callbacks.remove(self)
-        callbacks.insert(first, self)
+        come_before(trainer, self, Checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what the resumed run has kept, though a logger gives every run a directory of its own."""

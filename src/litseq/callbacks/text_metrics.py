@@ -12,16 +12,18 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torchmetrics import Metric
 
+from litseq.callbacks.order import come_before
 from litseq.errors import UsageError
 from litseq.models import SequenceModule
 from litseq.models.predict import generate_ids
 from litseq.nn.batch import IGNORE_INDEX
+from litseq.text.corpus_sums import score_of_sums, text_sums
 
 Pair = tuple[list[int], list[int]]
 
 
 class CorpusScore(Metric):
-    """A score of sacrebleu's over the texts of all ranks, out of the sums that its own significance tests are made of.
+    """A score of sacrebleu's over the texts of all ranks.
 
     torchmetrics' BLEU is 0 where no four words in a row are right, and its chrF forgets the references of outputs that
     have nothing in common with them: with a tenth of the outputs empty, 75 became 85.
@@ -34,18 +36,17 @@ class CorpusScore(Metric):
     def __init__(self, scorer: Any) -> None:
         super().__init__()
         self.scorer = scorer
-        (row,) = scorer._extract_corpus_statistics(["a"], [["a"]])
+        (row,) = text_sums(scorer, ["a"], ["a"])
         self.add_state("sums", torch.zeros(len(row), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, texts: list[str], references: list[str]) -> None:
         """Add texts, each with the one it should be."""
         if texts:
-            rows = self.scorer._extract_corpus_statistics(texts, [references])
-            self.sums += torch.tensor(rows, device=self.sums.device).sum(dim=0)
+            self.sums += torch.tensor(text_sums(self.scorer, texts, references), device=self.sums.device).sum(dim=0)
 
     def compute(self) -> Tensor:
         """The score as a percentage."""
-        return torch.tensor(self.scorer._compute_score_from_stats(self.sums.tolist()).score, device=self.sums.device)
+        return torch.tensor(score_of_sums(self.scorer, self.sums.tolist()), device=self.sums.device)
 
 
 class TextMetrics(Callback):
@@ -85,11 +86,7 @@ class TextMetrics(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come before an averaging callback, which takes the average out again at the end of a validation."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        place = next((i for i, callback in enumerate(callbacks) if isinstance(callback, WeightAveraging)), None)
-        if place is not None and place < callbacks.index(self):
-            callbacks.remove(self)
-            callbacks.insert(place, self)
+        come_before(trainer, self, WeightAveraging)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""

@@ -9,6 +9,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from litseq.compare.statistics import Floats, Score
+from litseq.text.corpus_sums import score_of_sums, text_sums
 
 LOWER_CASED = "-lc"
 
@@ -52,7 +53,7 @@ def _sacrebleu(name: str, label: str, metric: Any) -> Metric:
         name,
         label,
         "",
-        lambda sums: float(metric._compute_score_from_stats(sums.tolist()).score),
+        lambda sums: score_of_sums(metric, sums.tolist()),
         True,
         str(metric.get_signature()),
     )
@@ -73,8 +74,7 @@ def text_rows(metric: Metric, scorer: Any, outputs: Sequence[str], references: S
         return np.array(
             [[output == reference, 1] for output, reference in zip(outputs, references, strict=True)], float
         )
-    # The sums that sacreBLEU's own significance tests are made of.
-    return np.array(scorer._extract_corpus_statistics(list(outputs), [list(references)]), float)
+    return np.array(text_sums(scorer, outputs, references), float)
 
 
 def bleu_can_tell(tokenizers: Sequence[str], references: Sequence[str]) -> bool:
