@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.files import BUNDLE, FAST, PROMPTS
+from litseq.cli import main as cli
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PAIRS = [(f"{word} {other}", f"{other} {word}") for word in ("a", "bc", "def") for other in ("x", "yz", "uvw")]
 
@@ -51,3 +54,24 @@ def bundle(request):
     target = checkpoint.parent / "bundle"
     assert main(["export", str(checkpoint), str(target)]) == 0
     return target
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run over files of the directory; exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = cli.main(["generate", BUNDLE, *FAST, *arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_text("".join(f"{prompt}\n" for prompt in PROMPTS), encoding="utf-8")
+    return file
