@@ -205,7 +205,8 @@ def test_a_search_with_nothing_left_ends():
 
 def test_every_prompt_has_as_many_outputs_as_were_asked_for():
     prompts = [Prompt([5]), Prompt([6, 3])]
-    found = search(prompts, max_new_tokens=4, num_beams=4, num_return_sequences=4, prefix_allowed_tokens=lambda ids: [3, END] if not ids else [END])  # fmt: skip
+    options = {"max_new_tokens": 4, "num_beams": 4, "num_return_sequences": 4}
+    found = search(prompts, **options, prefix_allowed_tokens=lambda ids: [END] if ids else [3, END])
     for sequences in found:
         assert sorted(tokens for tokens, score in sequences if score > -np.inf) == [[], [3]]
         assert sequences[2:] == [([], -np.inf)] * 2

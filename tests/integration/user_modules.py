@@ -191,21 +191,14 @@ class PlacedAttention(Attention):
         return super().attend(query, key, value, near if mask is None else mask & near, False)
 
 
-class PlacedLayer(DecoderLayer):
-    def build_attention(self, config: TransformerConfig) -> nn.Module:
-        return PlacedAttention(config)
-
-
-class PlacedDecoder(TransformerDecoder):
-    def build_layer(self, config: TransformerConfig, index: int) -> nn.Module:
-        return PlacedLayer(config)
-
-
 class PlacedModel(DecoderOnly):
     """A model that is wrong beyond 30 tokens only."""
 
     def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
-        return PlacedDecoder(config)
+        decoder = super().build_decoder(config)
+        for layer in decoder.layers:
+            layer.attention = PlacedAttention(config)
+        return decoder
 
 
 class Alibi(PositionScheme):

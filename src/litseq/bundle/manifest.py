@@ -282,11 +282,13 @@ def _decoder_problems(manifest: Manifest) -> list[str]:
             found.append(f"{where}.dims names a growing dimension twice, found {list(dims)}")
     if not any("capacity" in entry.dims for entry in decoder.cache):
         found.append("decoder.cache has no entry that grows with the sequence (a 'capacity' dim)")
-    names = [*decoder.inputs.values(), *(c.past for c in decoder.cache), *(c.name for c in decoder.cross)]
-    found += [f"decoder input {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
-    names = [*decoder.outputs.values(), *(c.present for c in decoder.cache)]
-    found += [f"decoder output {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
-    return found
+    inputs = [*decoder.inputs.values(), *(c.past for c in decoder.cache), *(c.name for c in decoder.cross)]
+    outputs = [*decoder.outputs.values(), *(c.present for c in decoder.cache)]
+    return found + _twice("decoder input", inputs) + _twice("decoder output", outputs)
+
+
+def _twice(what: str, names: list[str]) -> list[str]:
+    return [f"{what} {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
 
 
 def _encoder_problems(manifest: Manifest) -> list[str]:
@@ -303,8 +305,7 @@ def _encoder_problems(manifest: Manifest) -> list[str]:
     found += [f"encoder.inputs has no {role!r}" for role in ENCODER_INPUTS if role not in encoder.inputs]
     found += [f"encoder.inputs has an unknown role {role!r}" for role in encoder.inputs if role not in ENCODER_INPUTS]
     found += [f"encoder.outputs has nothing for {c.name!r}" for c in decoder.cross if c.name not in encoder.outputs]
-    names = [*encoder.outputs.values()]
-    found += [f"encoder output {name!r} is named twice" for name in sorted(set(names)) if names.count(name) > 1]
+    found += _twice("encoder output", [*encoder.outputs.values()])
     if not decoder.cross:
         found.append("decoder.cross is empty although there is an encoder")
     if "source_lengths" not in decoder.inputs:

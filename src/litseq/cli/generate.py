@@ -207,7 +207,7 @@ def _share(args: argparse.Namespace, source: Lines | Texts) -> tuple[int, int]:
 
 
 def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any], *, skips: bool) -> None:
-    errors: list[LitseqError] = []
+    skipped, first_error = 0, None
     generator.stream([0], **options)  # checked, and not run: what is wrong with the options is no prompt's matter
     while items := source.take(1, wait=True):
         source.taken.clear()
@@ -219,15 +219,14 @@ def _stream(generator: Generator, source: Lines | Texts, options: dict[str, Any]
             except LitseqError as error:
                 if not skips:
                     raise
-                errors.append(error)
-                pieces = iter(())
+                skipped, first_error, pieces = skipped + 1, first_error or error, iter(())
             for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
             sys.stdout.write("\n")
     if source.failure is not None:
         raise source.failure
-    _tell_skipped(len(errors), errors[0] if errors else None)
+    _tell_skipped(skipped, first_error)
 
 
 def _tell_skipped(count: int, first: LitseqError | None) -> None:

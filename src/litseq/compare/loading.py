@@ -16,8 +16,6 @@ from litseq.errors import UsageError
 _PLAIN = {"model", "trainer", "tests", "generation"}
 _BY_HAND = {"arms", "data"} | _PLAIN
 """jsonargparse takes anything with a `class_path` for an object to build, and writes its defaults into it."""
-
-
 _SUCH_AS = {"budget": "{tokens: 5000000}", "speed": "{repeats: 5}"}
 
 

@@ -70,7 +70,7 @@ def _check_metric(comparison: Comparison, data: SequenceDataModule, columns: tup
     """Whether the metric that decides can say anything of the test set that decides."""
     try:
         text_metrics(comparison.bleu_tokenizers)
-        told = len(columns) != 2 or bleu_can_tell(comparison.bleu_tokenizers, columns[1])
+        bleu_tells = len(columns) != 2 or bleu_can_tell(comparison.bleu_tokenizers, columns[1])
     except (ImportError, RuntimeError, OSError) as error:  # a package that is not there, or a model to download
         raise UsageError(f"bleu_tokenizers: {' '.join(str(error).split())}") from error
     plain_text = len(columns) != 2 and not isinstance(data, ConversationDataModule)
@@ -78,7 +78,7 @@ def _check_metric(comparison: Comparison, data: SequenceDataModule, columns: tup
         raise UsageError(
             f"metric is {comparison.metric}, and plain text has no one right output: expected bits_per_byte"
         )
-    if comparison.metric == "bleu" and not told:
+    if comparison.metric == "bleu" and not bleu_tells:
         raise UsageError(
             "metric is bleu, which is 0 whatever is generated, for no reference of the test set has four words: expected"
             " another metric, such as chrf or exact_match, or another of bleu_tokenizers, such as char"

@@ -20,6 +20,7 @@ from typing import Any
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
 _LEARNED = 5
 _FEWEST = 20
+"""Test sentences from which something is said."""
 _LIKELIHOODS = ("bits_per_byte", "perplexity")
 """Metrics with a margin in percent of the score."""
 

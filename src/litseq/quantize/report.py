@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +116,10 @@ def need_sacrebleu() -> None:
     Raises:
         UsageError: sacrebleu is not installed.
     """
-    if find_spec("sacrebleu") is None:
-        raise UsageError("BLEU and chrF of pairs need sacrebleu; install it: pip install sacrebleu")
+    try:
+        import sacrebleu  # noqa: F401
+    except ImportError:
+        raise UsageError("BLEU and chrF of pairs need sacrebleu; install it: pip install sacrebleu") from None
 
 
 def text_metrics(generator: Generator, texts: Sequence[Text]) -> dict[str, float]:

@@ -91,13 +91,13 @@ class ChatTemplate:
         """`encode` for many conversations, on all processors."""
         for chunk in _chunks(conversations):
             if self._chatml is not None:
-                encoded = self._chatml.encode(chunk, add_generation_prompt)
-            elif add_generation_prompt:
-                yield from self._before_more([self._render(conversation, True)[0] for conversation in chunk])
+                yield from (item.ids for item in self._chatml.encode(chunk, add_generation_prompt))
                 continue
+            texts = [self._render(conversation, add_generation_prompt)[0] for conversation in chunk]
+            if add_generation_prompt:
+                yield from self._before_more(texts)
             else:
-                encoded = self._encoder.encode([(self._render(c, add_generation_prompt)[0], ()) for c in chunk])
-            yield from (item.ids for item in encoded)
+                yield from (item.ids for item in self._encoder.encode([(text, ()) for text in texts]))
 
     def encode_labelled(self, conversations: Iterable[Conversation]) -> Iterator[LabelledIds]:
         """Whole conversations, with what the assistant generates marked.
