@@ -172,6 +172,7 @@ def test_inputs_that_cannot_be_read(capsys, tmp_path, content, words):
         (b"no gzip", "is no valid .gz file"),
         (gzip.compress(b""), "is empty"),
     ],
+    ids=["cut off", "no gzip", "empty"],
 )
 def test_gz_files_that_cannot_be_read(capsys, tmp_path, content, words):
     (tmp_path / "in.gz").write_bytes(content)
