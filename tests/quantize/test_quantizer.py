@@ -121,6 +121,7 @@ def test_texts_of_the_user(exported, tmp_path):
         ("int8", {"block": 32}, "no meaning"),
         ("int4", {"head_bits": 2}, "head_bits is 2"),
         ("int4", {"calibration": "/nowhere"}, "/nowhere does not exist"),
+        ("int8", {"calibration": __file__}, "calibration has no meaning for int8"),
     ],
 )
 def test_what_cannot_be_is_one_line(to, values, word):

@@ -37,7 +37,7 @@ class QuantizeOptions:
     """Bits of the output projection and of the embedding of an int4 bundle."""
     calibration: Path | None = None
     """Texts, one a line (source, tab and target for an encoder-decoder), on which the errors of int4 are compensated.
-    None: texts that the model writes itself."""
+    None: texts that the model writes itself. int8 has no use for them."""
     compensate: bool = True
     """Let each weight of an int4 bundle make up for the rounding of those before it; without, each goes to the nearest
     step of the best scale."""
@@ -59,6 +59,11 @@ class QuantizeOptions:
             raise UsageError("int4 has a form for small batches only; choose int8 for large ones, or leave out batch")
         if self.block is not None and self.block not in BLOCKS:
             raise UsageError(f"block is {self.block!r}, expected one of {', '.join(map(str, BLOCKS))}")
+        if self.calibration is not None and self.to == "int8":
+            raise UsageError(
+                "calibration has no meaning for int8, whose weights go to the nearest step; leave it out, or give the texts "
+                "as validation"
+            )
         if self.block is not None and self.form == "rows":
             raise UsageError("block has no meaning for int8 with batch large, which has one scale a row; leave it out")
         if self.head_bits not in (4, 8):
