@@ -11,6 +11,7 @@ from litseq.bundle import open_bundle
 from litseq.cli import main as cli
 from litseq.errors import BundleError, DataError, UsageError
 from litseq.quantize import QuantizeOptions, quantize_bundle, quantizer
+from litseq.quantize.samples import read_texts
 from litseq.runtime import Generator
 from runtime.fixtures import FIXTURES
 
@@ -127,6 +128,14 @@ def test_texts_of_the_user(exported, tmp_path):
 def test_what_cannot_be_is_one_line(to, values, word):
     with pytest.raises(UsageError, match=word):
         QuantizeOptions(to, **values)
+
+
+def test_a_file_may_be_named_by_a_text_and_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "texts.tsv"
+    file.write_text("\ufeffeins\tone\r\nzwei\ttwo\n", encoding="utf-8")
+    named = QuantizeOptions("int4", calibration=str(file)).calibration
+    assert named == file
+    assert [(text.source, text.target) for text in read_texts(named, pairs=True)] == [("eins", "one"), ("zwei", "two")]
 
 
 def test_nothing_is_written_where_something_is_wrong(exported, tmp_path, monkeypatch):

@@ -73,7 +73,10 @@ class QuantizeOptions:
                 f"max_loss is {self.max_loss!r}, expected a number above 0 (nats a token), or inf for no limit"
             )
         for name, path in (("calibration", self.calibration), ("validation", self.validation)):
-            if path is not None and not Path(path).is_file():
+            if path is None:
+                continue
+            object.__setattr__(self, name, Path(path))  # who passes a text means a path
+            if not Path(path).is_file():
                 raise UsageError(f"{name} file {path} does not exist; give a file of texts, one a line")
 
     @property

@@ -39,7 +39,7 @@ def read_texts(path: Path, pairs: bool) -> list[Text]:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-        lines = content.decode("utf-8").split("\n")
+        lines = content.decode("utf-8-sig").split("\n")  # some editors begin a file with a byte order mark
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read ({reason}), expected UTF-8 texts, one a line") from None
