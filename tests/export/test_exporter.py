@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -178,6 +179,50 @@ def test_force_replaces_a_bundle_and_a_failure_keeps_it(tmp_path: Path, monkeypa
 def test_a_tokenizer_too_large_for_the_module_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="built for 20"):
         export_bundle(small_module(vocab_size=20), small_tokenizer(), tmp_path / "b")
+
+
+class Bridged(EncoderDecoder):
+    """What it adds between the stacks is in no stack."""
+
+    def hidden_states(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        memory = 2 * self.encoder(batch["input_ids"], batch["attention_mask"])
+        return self.decoder(batch["decoder_input_ids"], memory=memory, memory_mask=batch["attention_mask"])
+
+
+class Capped(DecoderOnly):
+    def forward(self, *args: object, **options: object) -> torch.Tensor:
+        return 2 * torch.tanh(super().forward(*args, **options) / 2)
+
+
+class Sided(DecoderOnly):
+    def hidden_states(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return super().hidden_states(batch) + batch["speaker"]
+
+
+class Renamed(DecoderOnly):
+    """A forward that wants something else, and one that gives something else, are nobody's business."""
+
+    def forward(self, input_ids: torch.Tensor, speaker: torch.Tensor, *, heat: float) -> torch.Tensor:
+        return super().forward(input_ids) / heat + speaker
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (Bridged, "hidden_states of Bridged gives other logits than its stacks"),
+        (Capped, "forward of Capped gives other logits than its stacks"),
+        (Sided, "hidden_states of Sided cannot do with input_ids, attention_mask, prefix_lengths, .* KeyError: 'speaker'"),
+    ],
+)
+def test_what_stands_outside_of_the_stacks_is_refused(cls: type[SequenceModule], words: str) -> None:
+    for half in (False, True):
+        module = small_module(cls)
+        with pytest.raises(ExportError, match=words):
+            assert_exportable(module.to(torch.bfloat16) if half else module)
+
+
+def test_a_forward_of_another_kind_is_let_be() -> None:
+    assert assert_exportable(small_module(Renamed, num_layers=1)).passed
 
 
 def test_assert_exportable_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
-from torch import nn
 
 import litseq
 from litseq import bundle
@@ -23,7 +22,7 @@ from litseq.export import locate
 from litseq.export.golden import golden_strings
 from litseq.export.graphs import GraphSpec, decoder_spec, encoder_spec
 from litseq.export.parity import GraphRunner, ParityReport, check_parity
-from litseq.export.reference import Reference
+from litseq.export.reference import Reference, check_whole_module
 from litseq.export.trace import trace
 from litseq.models import SequenceModule
 from litseq.quantize import QuantizeOptions, quantize_in_place
@@ -79,16 +78,18 @@ def export_bundle(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the module was built for {module.hparams['vocab_size']}: "
             "give the tokenizer that the module was trained with"
         )
-    with _on_cpu(module) as (encoder, decoder):
+    with _on_cpu(module) as (plain, encoder, decoder):
         prefix = bool(getattr(module, "prefix_lm", False))
+        reference = Reference(decoder, encoder, prefix)
         specs = {DECODER_FILE: decoder_spec(decoder, prefix)}
         if encoder is not None:
             specs[ENCODER_FILE] = encoder_spec(encoder, decoder)
+        check_whole_module(plain, reference)
         with create_bundle(directory, force=force) as draft:
             origins = _write_graphs(specs, draft)
             manifest = _manifest(module, tokenizer, specs, draft.path, prompt_format, metrics)
             runner = GraphRunner(draft.path, manifest)
-            report = check_parity(Reference(decoder, encoder, prefix), runner, tolerance)
+            report = check_parity(reference, runner, tolerance)
             if not report.passed:
                 raise ExportError(_disagreement(report, specs, draft.path, origins))
             manifest = dataclasses.replace(manifest, parity=report.to_dict())
@@ -115,22 +116,16 @@ def assert_exportable(module: SequenceModule, tolerance: float = TOLERANCE) -> P
 
 
 @contextlib.contextmanager
-def _on_cpu(module: SequenceModule) -> Iterator[tuple[Any, Any]]:
-    """The stacks in single precision on the CPU and in evaluation mode, shared tables still shared."""
-    stacks = (getattr(module, "encoder", None), module.decoder)
-    plain: tuple[Any, ...] = tuple(getattr(stack, "_orig_mod", stack) for stack in stacks)
-    modes = [(part, part.training) for stack in plain if stack is not None for part in stack.modules()]
-    tensors = [t for stack in plain if stack is not None for t in (*stack.parameters(), *stack.buffers())]
+def _on_cpu(module: SequenceModule) -> Iterator[tuple[SequenceModule, Any, Any]]:
+    """The module and its stacks in single precision on the CPU and in evaluation mode, shared tables still shared."""
+    tensors = (*module.parameters(), *module.buffers())
     if any(t.device.type != "cpu" or (t.is_floating_point() and t.dtype.itemsize != 4) for t in tensors):
-        plain = copy.deepcopy(plain)  # one call, so that what is shared stays shared
-        for stack in plain:
-            if stack is not None:
-                stack.to("cpu").float()
-    for stack in plain:
-        if isinstance(stack, nn.Module):
-            stack.eval()
+        module = copy.deepcopy(module).to("cpu").float()
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    encoder, decoder = (getattr(part, "_orig_mod", part) for part in (getattr(module, "encoder", None), module.decoder))
     try:
-        yield plain[0], plain[1]
+        yield module, encoder, decoder
     finally:
         for part, training in modes:
             part.training = training

@@ -1,13 +1,19 @@
 """The slow and obvious way to compute what a bundle computes: whole sequences, one row at a time, no cache, no padding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from litseq.errors import ExportError
+from litseq.models import SequenceModule
 from litseq.nn import TransformerDecoder, TransformerEncoder
+
+SAME = 1e-4
+"""Largest difference of two log-probabilities that torch computes in two ways, relative to their size."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,49 @@ class Reference:
             best = int(self.logits(row)[-1].argmax())
             row = Row(row.source, row.prompt, (*row.continuation, best))
         return row
+
+
+@torch.no_grad()
+def check_whole_module(module: SequenceModule, reference: Reference) -> None:
+    """Refuse a module that computes something outside of its stacks: no graph would hold it, and no parity check miss it.
+
+    Raises:
+        ExportError: `hidden_states`, which training goes through, or `forward` gives something else than the stacks.
+    """
+    generator, limit = np.random.default_rng(0), int(module.hparams["max_seq_len"])
+    lengths = min(6, limit), min(4, limit), max(0, min(5, limit - 4))
+    vocab = int(module.hparams["vocab_size"])
+    source, prompt, rest = (tuple(generator.integers(0, vocab, length).tolist()) for length in lengths)
+    row = Row(source if reference.encoder is not None else None, prompt, rest)
+    expected = torch.from_numpy(reference.logits(row)).log_softmax(-1)
+    with torch.compiler.set_stance("force_eager"):
+        for method, logits in _module_logits(module, row, reference.prefix):
+            difference = float((logits.float().log_softmax(-1) - expected).abs().max())
+            if not difference <= SAME * max(1.0, float(expected.square().mean().sqrt())):
+                raise ExportError(
+                    f"{method} of {type(module).__name__} gives other logits than its stacks do, by {difference:.3g}, and a "
+                    "bundle holds the stacks alone; move what it adds into them by build_encoder or build_decoder, see "
+                    "docs/subclassing.md"
+                )
+
+
+def _module_logits(module: SequenceModule, row: Row, prefix_lm: bool) -> Iterator[tuple[str, Tensor]]:
+    """The logits [T, V] of a row by the methods of the whole module."""
+    ids, prefix = torch.tensor([row.tokens]), torch.tensor([len(row.prompt)])
+    read = ids if row.source is None else torch.tensor([row.source])
+    batch = {"input_ids": read, "attention_mask": torch.ones_like(read, dtype=torch.bool)}
+    batch |= {"prefix_lengths": prefix} if row.source is None else {"decoder_input_ids": ids}
+    try:
+        hidden = module.hidden_states(batch)
+    except Exception as error:
+        raise ExportError(
+            f"hidden_states of {type(module).__name__} cannot do with {', '.join(batch)}, and a bundle is given no more: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    yield "hidden_states", module.decoder.logits(hidden)[0]
+    try:
+        logits = module(ids, None, prefix if prefix_lm else None) if row.source is None else module(read, ids)
+    except Exception:  # a forward with arguments of its own, which neither training nor generation calls
+        return
+    if isinstance(logits, Tensor) and logits.shape == (*ids.shape, int(module.hparams["vocab_size"])):
+        yield "forward", logits[0]
