@@ -329,6 +329,59 @@ def test_requests_can_be_cancelled_waiting_and_running():
     assert engine.cancel(tickets[0]) is None
 
 
+def raises_at(call):
+    calls = iter(range(call))
+
+    def function(_):
+        if next(calls, None) is None:
+            raise ZeroDivisionError("mine")
+        return [3, 4, 5]
+
+    return function
+
+
+FAILING = {
+    "allowed tokens": lambda f: {"options": {"prefix_allowed_tokens": f}},
+    "allowed tokens of samples": lambda f: {
+        "options": {"prefix_allowed_tokens": f, "temperature": 1.0, "num_return_sequences": 3}
+    },
+    "allowed tokens of beams": lambda f: {"options": {"prefix_allowed_tokens": f, "num_beams": 3}},
+    "a listener": lambda f: {"on_token": lambda token: not f(token)},
+    "a listener to beams": lambda f: {"on_token": f, "options": {"num_beams": 2}},
+    "stops of samples": lambda f: {
+        "stops": lambda ids: not f(ids), "options": {"temperature": 1.0, "num_return_sequences": 2}
+    },
+    "stops of beams": lambda f: {"stops": lambda ids: not f(ids), "options": {"num_beams": 2}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
+def test_a_function_that_raises_ends_its_request_and_no_other(failing, at):
+    prompts = random_prompts(6)
+    values = failing(raises_at(at))
+    options = GenerationOptions(max_new_tokens=20, min_new_tokens=10, **values.pop("options", {}))
+    model = ToyModel()
+    engine = Engine(model, (END,))
+    for prompt in prompts[:3]:
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=20)))
+    broken = engine.submit(Request(prompts[3], options, **values))
+    for prompt in prompts[4:]:
+        engine.submit(Request(prompt, GenerationOptions(max_new_tokens=20)))
+
+    found = {}
+    while not engine.idle:
+        found |= {result.ticket: result for result in engine.step()}
+
+    assert isinstance(found.pop(broken).error, ZeroDivisionError)
+    others = [prompt for i, prompt in enumerate(prompts) if i != 3]
+    assert [found[ticket].tokens for ticket in sorted(found)] == [
+        slow_greedy(ToyModel(), prompt, 20, END) for prompt in others
+    ]
+    assert not any(result.error for result in found.values())
+    assert model.rows == 0
+
+
 def test_several_end_tokens():
     found = generate(random_prompts(8), end=(2, 3, 4))
     assert not {2, 3, 4} & {token for result in found for token in result.tokens}

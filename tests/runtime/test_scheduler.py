@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from litseq.errors import LitseqError, UsageError
+from litseq.generation import Engine
 from litseq.runtime import Generator, Scheduler
 from runtime.fixtures import FIXTURES, fixture_path
 
@@ -110,9 +111,34 @@ def test_closing_fails_what_is_not_done(generator):
         scheduler.submit("a")
 
 
-def test_a_failing_request_does_not_hang_the_others(generator):
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"num_beams": 2}])
+@pytest.mark.parametrize(
+    ("allowed", "error"), [(lambda ids: 1 // 0, ZeroDivisionError), (lambda ids: [10**6], UsageError)]
+)
+def test_a_function_that_raises_fails_its_request_and_no_other(generator, options, allowed, error):
     with Scheduler(generator) as scheduler:
-        broken = scheduler.submit([5, 6], max_new_tokens=9, prefix_allowed_tokens=lambda ids: 1 // 0)
+        other = scheduler.submit([5, 6, 7], max_new_tokens=9)
+        broken = scheduler.submit([5, 6], max_new_tokens=9, prefix_allowed_tokens=allowed, **options)
+        with pytest.raises(error):
+            broken.result(timeout=30)
+        with pytest.raises(error):
+            "".join(broken)
+        assert other.result(timeout=30).token_ids
+        assert scheduler.submit([5, 6], max_new_tokens=9).result(timeout=30).token_ids
+
+
+def test_a_function_that_raises_is_heard_without_a_scheduler(generator):
+    options = {"max_new_tokens": 9, "prefix_allowed_tokens": lambda ids: 1 // 0}
+    with pytest.raises(ZeroDivisionError):
+        generator.generate([[5, 6]], **options)
+    with pytest.raises(ZeroDivisionError):
+        "".join(generator.stream([5, 6], **options))
+
+
+def test_a_failing_loop_does_not_hang_the_others(generator, monkeypatch):
+    monkeypatch.setattr(Engine, "step", lambda self: 1 // 0)
+    with Scheduler(generator) as scheduler:
+        broken = scheduler.submit([5, 6], max_new_tokens=9)
         with pytest.raises(LitseqError, match="the scheduler failed"):
             broken.result(timeout=30)
         for _ in range(100):

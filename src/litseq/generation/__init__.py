@@ -1,6 +1,7 @@
 """Generation over token ids: options, processors and the one loop. It knows no text, no files and no onnxruntime."""
 
 from litseq.generation.engine import Engine as Engine
+from litseq.generation.engine import checked as checked
 from litseq.generation.engine import run as run
 from litseq.generation.options import GenerationOptions as GenerationOptions
 from litseq.generation.reuse import PrefixStore as PrefixStore
@@ -27,5 +28,6 @@ __all__ = [
     "Saved",
     "Scores",
     "StepModel",
+    "checked",
     "run",
 ]

@@ -154,7 +154,7 @@ class BeamSearch:
                     following.append(_Beam(parent.slot, [*parent.tokens, token], total, parent=parent))
                 continue
             reason: FinishReason | None = "eos" if token in ends else None
-            if reason is None and stops is not None and stops([*parent.tokens, token]):
+            if reason is None and stops is not None and self.job.ask(stops, [*parent.tokens, token]):
                 reason = "stop"
             if reason is None and at_limit:
                 reason = "length"
@@ -249,14 +249,12 @@ class BeamSearch:
         return ids, np.take_along_axis(values, ids, -1), np.take_along_axis(raw, ids, -1)
 
     def _process(self, values: FloatArray) -> None:
-        prompt = self.job.request.prompt
-        start = np.asarray(prompt.ids, np.int64)
+        start = np.asarray(self.job.request.prompt.ids, np.int64)
         beams = [beam for group in self._groups for beam in group.running] if self.started else [_Beam(0, [], 0.0)]
         for beam in beams:
             if beam.total > -math.inf:
                 context = np.concatenate([start, np.array(beam.tokens, np.int64)])
-                new, row = len(beam.tokens), values[beam.slot]
-                processors.process(row, context, new, prompt.forced, self._options, self._end_tokens)
+                self.job.process(values[beam.slot], context, len(beam.tokens), self._end_tokens)
 
     def _tell(self) -> None:
         """Give the tokens on which all possible outputs agree to whoever listens."""
@@ -268,14 +266,14 @@ class BeamSearch:
             agreed = {tokens[place] if place < len(tokens) else None for tokens in possible}
             if len(agreed) != 1 or None in agreed:
                 return
-            on_token(agreed.pop() or 0)
+            self.job.ask(on_token, agreed.pop() or 0)
             self._told += 1
 
     def _tell_rest(self, tokens: Sequence[int]) -> None:
         on_token = self.job.request.on_token
         if on_token is not None:
             for token in tokens[self._told :]:
-                on_token(token)
+                self.job.ask(on_token, token)
             self._told = len(tokens)
 
     def _possible(self) -> Iterator[_Beam]:

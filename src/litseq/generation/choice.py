@@ -49,8 +49,7 @@ class Chooser:
         """The token of one row; `logits` [V] may be changed."""
         options = row.options
         if options.processes_logits:
-            forced = row.job.request.prompt.forced
-            processors.process(logits, row.context(), len(row.tokens), forced, options, self._end_tokens)
+            row.job.process(logits, row.context(), len(row.tokens), self._end_tokens)
         return sample(logits, options, row.uniform()) if options.sampling else int(logits.argmax())
 
     def _choose_with_logprobs(self, scores: Scores) -> IntArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,6 +77,7 @@ class Engine:
         self._entering: list[Entering] = []
         self._pending: IntArray = np.empty(0, np.int64)  # the newest token of each row, not yet given to the model
         self._plan: Plan | None = None
+        self._failed: list[Job] = []
         self._tickets = 0
 
     def submit(self, request: Request) -> int:
@@ -93,7 +95,7 @@ class Engine:
         if any(isinstance(word, str) for word in request.options.bad_words):
             raise UsageError("bad_words holds texts, and the loop knows ids only; give lists of token ids")
         limit = min(room, request.options.max_new_tokens or room)
-        job = Job(self._tickets + 1, request, limit)
+        job = Job(self._tickets + 1, request, limit, self._failed)
         each = _reach(job) + _source(job)
         if self._max_tokens is not None and job.width * each > self._max_tokens:
             raise UsageError(
@@ -125,7 +127,10 @@ class Engine:
         return len(self._entering)
 
     def step(self) -> list[Result]:
-        """Read some of the prompts, and give every row that generates a token; the results that became complete."""
+        """Read some of the prompts, and give every row that generates a token; the results that became complete.
+
+        A request of which a function raises (`on_token`, `prefix_allowed_tokens`) is complete too: its result has the error.
+        """
         self._admit()
         results = self._read() if self._entering else []
         if self._rows:
@@ -135,7 +140,7 @@ class Engine:
             else:
                 turn = plan.take(self._model.advance(self._pending, plan.top_k))
             results += self._settle(0, plan, turn)
-        return results
+        return self._end_failed(results) if self._failed else results
 
     def cancel(self, ticket: int) -> Result | None:
         """End a request now; its result so far, or None when it has finished before."""
@@ -164,6 +169,13 @@ class Engine:
         if turn.gone:
             self._rearrange(0, turn)
         return result
+
+    def _end_failed(self, results: Sequence[Result]) -> list[Result]:
+        """End what the failed requests still have running, and put their errors into their results."""
+        errors = {job.ticket: job.error for job in self._failed}
+        self._failed.clear()
+        ended = [result for ticket in errors if (result := self.cancel(ticket)) is not None]
+        return [replace(result, error=errors.get(result.ticket)) for result in [*results, *ended]]
 
     def _admit(self) -> None:
         """Let waiting requests enter: the first come, as long as rows, memory and this step's share of reading allow."""
@@ -294,11 +306,19 @@ class Engine:
 
 
 def run(engine: Engine) -> list[Result]:
-    """Step until nothing is left; the results by ticket."""
+    """Step until nothing is left; the results by ticket. What a function of a request raises is raised."""
     results: list[Result] = []
     while not engine.idle:
-        results += engine.step()
+        results += checked(engine.step())
     return sorted(results, key=lambda result: result.ticket)
+
+
+def checked(results: Sequence[Result]) -> Sequence[Result]:
+    """The results; where one has an error, that is raised."""
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    return results
 
 
 def _reach(job: Job) -> int:

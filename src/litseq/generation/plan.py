@@ -108,7 +108,7 @@ class Plan:
         if token in self._end_tokens:
             return "eos"
         row.tokens.append(token)
-        if row.on_token is not None and row.on_token(token):
+        if row.on_token is not None and row.job.ask(row.on_token, token):
             return "stop"
         return "length" if len(row.tokens) >= row.limit else None
 

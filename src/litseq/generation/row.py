@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
+from litseq.generation import processors
 from litseq.generation.options import GenerationOptions
-from litseq.generation.step_model import IntArray, Prompt
+from litseq.generation.step_model import FloatArray, IntArray, Prompt
 
 if TYPE_CHECKING:
     from litseq.generation.beams import BeamSearch
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
+_Argument = TypeVar("_Argument")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,19 @@ class Result:
     """The likeliest tokens at each step with their log-probabilities, best first."""
     others: tuple[Result, ...] = ()
     """With `num_return_sequences`: the other sequences, the next best first."""
+    error: Exception | None = None
+    """What a function of the request raised, which ended it."""
 
 
 class Job:
     """A request on its way: it waits, its prompt is read, its rows generate, and the last row to finish ends it."""
 
-    __slots__ = ("_left", "_results", "limit", "request", "ticket")
+    __slots__ = ("_failed", "_left", "_results", "error", "limit", "request", "ticket")
 
-    def __init__(self, ticket: int, request: Request, limit: int) -> None:
+    def __init__(self, ticket: int, request: Request, limit: int, failed: list[Job]) -> None:
+        self._failed = failed
+        """Where it notes itself when one of the request's functions raises."""
+        self.error: Exception | None = None
         self.ticket = ticket
         self.request = request
         self.limit = limit
@@ -81,6 +88,28 @@ class Job:
     def order(self) -> tuple[int, int]:
         """Who enters first."""
         return self.request.priority, self.ticket
+
+    def ask(self, function: Callable[[_Argument], bool], argument: _Argument) -> bool:
+        """What a function of the request answers; one that raises ends this request and no other."""
+        if self.error is None:
+            try:
+                return function(argument)
+            except Exception as error:
+                self._fail(error)
+        return False
+
+    def process(self, values: FloatArray, context: IntArray, new: int, end_tokens: Sequence[int]) -> None:
+        """`processors.process` with what the request asks for, some of which is a function of its own."""
+        if self.error is None:
+            forced = self.request.prompt.forced
+            try:
+                processors.process(values, context, new, forced, self.request.options, end_tokens)
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._failed.append(self)
 
     def finish(self, place: int, result: Result) -> Result | None:
         """Note that one of its sequences is done; the result of all when it was the last."""

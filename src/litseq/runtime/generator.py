@@ -11,7 +11,7 @@ from typing import Any
 
 from litseq.bundle import Bundle, Manifest, open_bundle
 from litseq.errors import BundleError, LitseqError, UsageError
-from litseq.generation import Engine, GenerationOptions, PrefixStore, Request
+from litseq.generation import Engine, GenerationOptions, PrefixStore, Request, checked
 from litseq.runtime.chat import ChatPrompt, ChatReader
 from litseq.runtime.completion import Completion, TargetScore
 from litseq.runtime.graphs import Graphs
@@ -264,7 +264,7 @@ class Generator:
         with self._engine(1) as engine:
             engine.submit(request)
             while not engine.idle:
-                engine.step()
+                checked(engine.step())
                 if piece := writer.pop():
                     yield piece
         if piece := writer.pop(last=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from litseq.errors import LitseqError
-from litseq.generation import Engine, Prompt
+from litseq.generation import Engine, Prompt, checked
 from litseq.runtime.completion import Completion
 from litseq.runtime.output import OutputText
 
@@ -58,7 +58,7 @@ class Loop:
     def collect(self) -> list[tuple[int, Outcome]]:
         """One step of the engine; see `Work.collect`."""
         done, self._refused = self._refused, []
-        for result in self._engine.step():
+        for result in checked(self._engine.step()):
             place, text = self._jobs.pop(result.ticket)
             done.append((place, text.completions(result)))
         return done

@@ -38,6 +38,7 @@ class Pending:
         Raises:
             TimeoutError: after `timeout` seconds.
             LitseqError: when the loop failed or was closed before the request was done.
+            Exception: what the request's own `prefix_allowed_tokens` raised.
         """
         return self.results(timeout)[0]
 
@@ -69,7 +70,9 @@ class Pending:
             self._pieces.put(piece)
 
     def _finish(self, result: Result) -> None:
-        if self._stream:
+        if result.error is not None:
+            self._fail(result.error)
+        elif self._stream:
             self._future.set_result([self._writer.streamed(result, self._pieces.put)])
             self._pieces.put(None)
         else:
