@@ -242,3 +242,17 @@ def test_a_search_can_be_cancelled():
     result = engine.cancel(tickets[1])
     assert (result.finish_reason, len(result.tokens), len(result.others)) == ("cancelled", 4 + 1, 1)
     assert [r.ticket for r in run(engine)] == [tickets[0], tickets[2]]
+
+
+@pytest.mark.parametrize("groups", [{}, {"num_beam_groups": 2, "diversity_penalty": 0.5}])
+def test_whenever_a_search_is_cancelled_all_it_gives_says_so(groups):
+    options = GenerationOptions(max_new_tokens=20, num_beams=4, num_return_sequences=3, **groups)
+    for prompt, steps in itertools.product(random_prompts(10, seed=7), range(12)):
+        engine, heard = Engine(ToyModel(), (END,), max_rows=4), []
+        engine.submit(Request(Prompt([5]), GenerationOptions(max_new_tokens=2)))
+        ticket = engine.submit(Request(prompt, options, on_token=lambda token, to=heard: bool(to.append(token))))
+        for _ in range(steps):
+            engine.step()
+        if (result := engine.cancel(ticket)) is not None:
+            assert [r.finish_reason for r in (result, *result.others)] == ["cancelled"] * 3
+            assert heard == result.tokens

@@ -123,10 +123,16 @@ class BeamSearch:
         """The best outputs. With a `reason` the search was ended from outside, and what runs counts as well."""
         found = [beam for group in self._groups for beam in group.finished]
         if reason is not None or not found:
-            running = [beam for group in self._groups for beam in group.running if beam.total > -math.inf]
-            for beam in running:
-                beam.score, beam.reason = self._score(beam.total, len(beam.tokens)), reason or "length"
-            found += running
+            for group in self._groups:
+                if group.done and found:
+                    continue  # its running beams have lost
+                for beam in group.running:
+                    if beam.total > -math.inf:
+                        beam.score, beam.reason = self._score(beam.total, len(beam.tokens)), "length"
+                        found.append(beam)
+        if reason is not None:  # also of a finished one: a better one might have come
+            for beam in found:
+                beam.reason = reason
         found.sort(key=lambda beam: -beam.score)
         results = [self._result(beam) for beam in found[: self._options.num_return_sequences]]
         # Where too much was forbidden there are fewer; outputs of several prompts stand side by side, so none may be missing.

@@ -149,13 +149,13 @@ class Engine:
                 self._waiting[i] = self._waiting[-1]
                 self._waiting.pop()
                 heapq.heapify(self._waiting)
-                return Result(ticket, [], "cancelled")
+                return job.cancelled()
         for i, entering in enumerate(self._entering):
             if entering.row.job.ticket == ticket:
                 del self._entering[i]
                 gone = len(self._rows) + i
                 self._model.keep(np.delete(np.arange(self._model.rows), gone))
-                return Result(ticket, [], "cancelled")
+                return entering.row.job.cancelled()
         turn = Turn(self._pending.copy())
         result = None
         for i, row in enumerate(self._rows):

@@ -89,6 +89,12 @@ class Job:
         """Who enters first."""
         return self.request.priority, self.ticket
 
+    def cancelled(self) -> Result:
+        """The result of a request that ends before it has begun."""
+        nothing = Result(self.ticket, [], "cancelled")
+        others = (nothing,) * (self.request.options.num_return_sequences - 1)
+        return replace(nothing, others=others) if others else nothing
+
     def ask(self, function: Callable[[_Argument], bool], argument: _Argument) -> bool:
         """What a function of the request answers; one that raises ends this request and no other."""
         if self.error is None:
