@@ -37,11 +37,12 @@ class Followed:
         self.rng = np.random.default_rng(seed)
         self.rows = []
 
-    def admit(self, lengths, top_k=0):
+    def admit(self, lengths, top_k=0, source_length=None):
         new = []
         for length in lengths:
             ids = self.rng.integers(3, self.net.vocab_size, length).tolist()
-            source = self.rng.integers(3, self.net.vocab_size, int(self.rng.integers(1, 30))).tolist()
+            size = source_length or int(self.rng.integers(1, 30))
+            source = self.rng.integers(3, self.net.vocab_size, size).tolist()
             new.append((ids, source if self.net.encoder_decoder else None, length))
         first = len(self.rows)
         self.rows += new
@@ -131,6 +132,17 @@ def test_beams_may_need_more_rows_than_there_were(loaded):
     rows.admit([5, 8])
     rows.keep([0] * 4 + [1] * 4)
     rows.advance(3)
+
+
+def test_a_place_that_once_held_a_copy_of_a_row_may_hold_one_again(loaded):
+    rows = Followed(*loaded)
+    rows.admit([5], source_length=6)
+    rows.keep([0, 0, 0, 0, 0])
+    rows.advance(1)
+    rows.keep([0])
+    rows.admit([5], source_length=40)  # memory moves, and what stood behind the rows in use is not taken along
+    rows.keep([0, 1, 0, 0, 1])
+    rows.advance(2)
 
 
 def test_caches_grow_to_the_models_limit(loaded):

@@ -124,8 +124,7 @@ class Rows:
         if count > self.capacity:
             self.make_room(count, self.longest)
         if count > self._cross.rows and self._cross.specs:
-            self._cross.grow(min(self.capacity, 2 * count), self._cross.length, self.count, self._cross.length)
-            self.version += 1
+            self._grow_cross(count, self._cross.length, self.count, self._cross.length)
         changed = np.flatnonzero(order != np.arange(count))
         if len(changed):
             self._cache.keep(order, changed, self.lengths)
@@ -252,13 +251,18 @@ class Rows:
             self.version += 1
         elif self._cross.rows < last or not needed <= self._cross.length <= 2 * needed:
             # Attention over padding costs time as well: after long sources have left, the buffers shrink again.
-            self._cross.grow(min(self.capacity, 2 * last), needed, first, live)
-            self.version += 1
+            self._grow_cross(last, needed, first, live)
         for start, stop in groups(lengths.tolist(), CALL_TOKENS):
             self._encode_group(slice(first + start, first + stop), sources[start:stop], lengths[start:stop])
         self._source_lengths[first : first + len(sources)] = lengths
         self._sources[first : first + len(sources)] = np.arange(self._encoded, self._encoded + len(sources))
         self._encoded += len(sources)
+
+    def _grow_cross(self, rows: int, length: int, used: int, used_length: int) -> None:
+        """Move the cross tensors of the first `used` rows to where `rows` of them have room."""
+        self._cross.grow(min(self.capacity, 2 * rows), length, used, used_length)
+        self._sources[used:] = -1  # what stood behind them, copies of these rows perhaps, is not moved
+        self.version += 1
 
     def _encode_group(self, rows: slice, sources: Sequence[Sequence[int]], lengths: NDArray[np.int32]) -> None:
         length = int(lengths.max())
