@@ -183,6 +183,13 @@ def test_packed_outputs(run, tmp_path, source):
     assert names(tmp_path) == ["in.txt", "out.txt.gz"]
 
 
+def test_names_in_capitals_say_the_same(run, tmp_path):
+    (tmp_path / "IN.JSONL.GZ").write_bytes(gzip.compress(b'{"prompt": "the fox"}\n'))
+    assert run("--input", "IN.JSONL.GZ", "--output", "OUT.JSONL.GZ")[0] == 0
+    found = json.loads(gzip.decompress((tmp_path / "OUT.JSONL.GZ").read_bytes()))
+    assert found["prompt"] == "the fox"
+
+
 def test_flags_reach_the_options(run, generator):
     beams = ("--num-beams", "4", "--num-beam-groups", "2", "--diversity-penalty", "0.7", "--length-penalty", "0.5")
     more = ("--early-stopping", "never", "--bad-words", "a", "--bad-words", "b", "--prefix", "z", "--no-prompt-lookup")

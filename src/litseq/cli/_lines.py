@@ -218,7 +218,12 @@ class Texts:
 
 def is_json_name(file: Path) -> bool:
     """Whether a file holds an object a line, by its name."""
-    return file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    return file.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def is_packed_name(file: Path) -> bool:
+    """Whether a file is packed, by its name."""
+    return file.suffix.lower() == ".gz"
 
 
 @contextmanager
@@ -251,7 +256,7 @@ def _bytes(text: str) -> bytes:
 def _open(file: Path | None) -> IO[bytes]:
     if file is None:
         return sys.stdin.buffer
-    if file.suffix == ".gz":
+    if is_packed_name(file):
         return gzip.open(file, "rb")  # type: ignore[return-value]  # GzipFile has all that is used here
     return file.open("rb", buffering=0)
 

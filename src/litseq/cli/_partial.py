@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from litseq.cli._lines import is_packed_name
 from litseq.errors import DataError, UsageError
 
 _FORMAT = 1
@@ -140,7 +141,7 @@ class PartialOutput:
     def finish(self) -> None:
         """Put the output in its place."""
         self._stream.flush()
-        if self._target.suffix == ".gz":
+        if is_packed_name(self._target):
             packed = self._target.with_name(self._target.name + ".packing")
             try:
                 # Without name and time: the same outputs are the same file.
