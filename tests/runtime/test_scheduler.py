@@ -135,6 +135,25 @@ def test_a_function_that_raises_is_heard_without_a_scheduler(generator):
         "".join(generator.stream([5, 6], **options))
 
 
+def test_memory_stays_within_the_bound(generator):
+    rng = np.random.default_rng(1)
+    bound, submitted, peak = 256, 0, 0
+    with generator._engine(16, max_tokens=bound, chunk_tokens=16) as engine:
+        rows = engine._model._rows
+        while submitted < 120 or not engine.idle:
+            if submitted < 120 and engine.waiting < 4:
+                beams = {"num_beams": 4} if rng.random() < 0.25 else {}
+                prompt = rng.integers(3, 300, rng.choice([1, 3, 8, 30])).tolist()
+                options = {"max_new_tokens": int(rng.choice([1, 5, 20])), **beams}
+                engine.submit(generator._request(prompt, options, live=False)[0])
+                submitted += 1
+            engine.step()
+            caches = (rows._cache, rows._cross)
+            peak = max(peak, sum(store.rows * store.length for store in caches))
+    # Lengths are rounded up: those of the rows by 15, of the sources by 7.
+    assert bound // 2 < peak <= bound + 16 * (15 + 7)
+
+
 def test_a_failing_loop_does_not_hang_the_others(generator, monkeypatch):
     monkeypatch.setattr(Engine, "step", lambda self: 1 // 0)
     with Scheduler(generator) as scheduler:

@@ -321,6 +321,7 @@ class Generator:
         guessing = self._guessing
         with ExitStack() as stack:
             model = stack.enter_context(self._model())
+            model.bound(bounds.get("max_tokens"))
             draft = stack.enter_context(guessing.draft._model()) if guessing.draft is not None else None
             drafters = guessing.drafters(draft)
             yield Engine(

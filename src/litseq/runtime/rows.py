@@ -43,6 +43,8 @@ class Rows:
         self.count = 0
         self.version = 0
         """Changes whenever memory moves or is laid out anew, so that whoever is bound to it can tell."""
+        self.max_tokens: int | None = None
+        """Room is made ahead of need as long as rows times places, those of sources included, stay within it."""
         self._cache = RowStore(graphs.cache_specs)
         self._cross = RowStore(graphs.cross_specs)
         self._states = RowStore([spec for spec in graphs.cache_specs if spec.growing_axis is None])
@@ -54,6 +56,7 @@ class Rows:
         self._visible: IntArray = np.zeros(0, np.int64)
         """Of a prefix-LM: tokens of the prompt that see each other."""
         self._encoded = 0
+        self._source_room = 0
         self._prefix_apart = graphs.manifest.prompt_pass == "whole"
 
     @property
@@ -79,6 +82,8 @@ class Rows:
     def append(self, prompts: Sequence[Prompt]) -> slice:
         """New rows, empty but with room for their prompts, and with their sources encoded."""
         first, last = self.count, self.count + len(prompts)
+        if self.graphs.encoder is not None:
+            self._source_room = self._room_for([len(prompt.source or ()) for prompt in prompts])
         self.make_room(last, max(len(prompt.ids) for prompt in prompts))
         self._cache.clear_states(first, last)
         if self.graphs.encoder is not None:
@@ -94,10 +99,14 @@ class Rows:
         Where one grows, the other shrinks to about twice what is needed: many short rows and few long ones in turn would
         else take the memory of many long ones.
         """
-        most = max(length, self.graphs.manifest.model.max_seq_len)
         if self.count == 0:
-            room = min(most, _round_up(length + _FIRST_ROOM))
-            if rows <= self._cache.rows <= 2 * rows and room <= self._cache.length <= 2 * room:
+            rows, room = self._within_bound(rows, length, rows, _round_up(length + _FIRST_ROOM))
+            old = self._cache.rows, self._cache.length
+            if (
+                rows <= old[0] <= 2 * rows
+                and room <= old[1] <= 2 * room
+                and self._within_bound(rows, length, *old) == old
+            ):
                 return  # the layout of the rows before serves again, and what is bound to it stays bound
             self._cache.lay_out(rows, room)
         elif rows > self._cache.rows or length > self._cache.length:
@@ -105,11 +114,21 @@ class Rows:
             enough = _round_up(2 * max(length, self.longest) + _FIRST_ROOM)
             new_length = max(_round_up(length), 2 * old_length) if length > old_length else min(old_length, enough)
             new_rows = max(rows, 2 * old_rows) if rows > old_rows else min(old_rows, 2 * rows)
-            self._cache.grow(new_rows, min(most, new_length), self.count, self.longest)
+            new_rows, new_length = self._within_bound(rows, max(length, self.longest), new_rows, new_length)
+            self._cache.grow(new_rows, new_length, self.count, self.longest)
         else:
             return
         self._allocate(self._cache.rows)
         self.version += 1
+
+    def _within_bound(self, rows: int, length: int, wanted_rows: int, wanted_length: int) -> tuple[int, int]:
+        """The layout that is wanted, or as much of it as the bounds allow, but room for `rows` rows of `length` tokens."""
+        most = max(length, self.graphs.manifest.model.max_seq_len)
+        if self.max_tokens is not None:
+            left = max(0, self.max_tokens - max(rows * self._source_room, self._cross.rows * self._cross.length))
+            wanted_length = max(_round_up(length), min(wanted_length, left // rows // _GRANULE * _GRANULE))
+            wanted_rows = max(rows, min(wanted_rows, left // wanted_length))
+        return wanted_rows, min(most, wanted_length)
 
     def lengthen(self, rows: int) -> None:
         """Note that the first `rows` rows have one token more in their caches."""
@@ -241,9 +260,7 @@ class Rows:
         """Fill the cross tensors of the rows from `first` on."""
         lengths = np.array([len(source) for source in sources], np.int32)
         live = int(self._source_lengths[:first].max(initial=0))
-        # A width that is no multiple of 4 takes another path through onnxruntime's kernel, and the last bits of a row
-        # would depend on its neighbours' lengths.
-        needed = _round_up(max(live, int(lengths.max())), _SOURCE_GRANULE)
+        needed = self._source_room
         last = first + len(sources)
         fits = self._cross.rows >= last and needed <= self._cross.length <= needed + _GRANULE
         if first == 0 and not fits:
@@ -258,9 +275,19 @@ class Rows:
         self._sources[first : first + len(sources)] = np.arange(self._encoded, self._encoded + len(sources))
         self._encoded += len(sources)
 
+    def _room_for(self, lengths: Sequence[int]) -> int:
+        """Places for sources, of new rows with these lengths and of those that are held."""
+        # A width that is no multiple of 4 takes another path through onnxruntime's kernel, and the last bits of a row
+        # would depend on its neighbours' lengths.
+        return _round_up(max(*lengths, int(self._source_lengths[: self.count].max(initial=0))), _SOURCE_GRANULE)
+
     def _grow_cross(self, rows: int, length: int, used: int, used_length: int) -> None:
         """Move the cross tensors of the first `used` rows to where `rows` of them have room."""
-        self._cross.grow(min(self.capacity, 2 * rows), length, used, used_length)
+        wanted = min(self.capacity, 2 * rows)
+        if self.max_tokens is not None:
+            left = self.max_tokens - self.capacity * self._cache.length
+            wanted = max(rows, min(wanted, left // length))
+        self._cross.grow(wanted, length, used, used_length)
         self._sources[used:] = -1  # what stood behind them, copies of these rows perhaps, is not moved
         self.version += 1
 

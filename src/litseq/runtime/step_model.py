@@ -54,6 +54,10 @@ class OrtStepModel:
         """Whether every cache grows with the sequence."""
         return not self._rows.has_states
 
+    def bound(self, max_tokens: int | None) -> None:
+        """Let the caches grow ahead of need only within so many tokens; see `litseq.generation.Engine`."""
+        self._rows.max_tokens = max_tokens
+
     @property
     def nbytes(self) -> int:
         """Bytes of the caches, and of the logits."""
