@@ -51,6 +51,24 @@ def test_sum_and_gradient_are_those_of_torch(monkeypatch, dtype, smoothing, chun
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_single_precision_whatever_the_default_is():
+    """Lightning's `bf16-true` makes bfloat16 the default dtype around every step."""
+    torch.manual_seed(0)
+    logits, targets = (8 * torch.randn(300, 50)).bfloat16(), torch.randint(0, 50, (300,))
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    expected = functional.cross_entropy(theirs.float(), targets, reduction="sum")
+    expected.backward()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = cross_entropy_sum(ours, targets)
+        found.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_a_graph_that_is_kept_can_be_gone_through_twice():
     logits = torch.randn(5, 9, requires_grad=True)
     loss = cross_entropy_sum(logits, torch.arange(5), 0.1)

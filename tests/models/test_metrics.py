@@ -70,3 +70,12 @@ def test_counts_past_the_integers_of_float32():
     mean.update(torch.tensor(0.0), torch.tensor(2**24))
     mean.update(torch.tensor(0.0), torch.tensor(1))
     assert mean.count == 2**24 + 1
+
+
+def test_counts_on_in_a_module_of_half_precision():
+    stage = StageMetrics().to(torch.bfloat16)  # what Lightning's `bf16-true` does: 256 + 1 is 256 there
+    for _ in range(2):
+        for _ in range(1000):
+            stage.loss.update(torch.tensor(1.0), torch.tensor(2))
+        assert stage.loss.compute() == 0.5
+        stage.loss.reset()

@@ -96,8 +96,9 @@ class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         rows, vocab_size = _chunk_rows(logits), logits.shape[1]
-        log_sum = torch.empty(len(logits), device=logits.device)
-        total = torch.zeros((), device=logits.device)
+        # Not the default dtype, which `bf16-true` changes.
+        log_sum = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
         for x, z, t in zip(logits.split(rows), log_sum.split(rows), targets.split(rows), strict=True):
             x = x.float()
             torch.logsumexp(x, 1, out=z)

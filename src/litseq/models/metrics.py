@@ -32,7 +32,8 @@ class TokenMean(Metric):
 
     def update(self, total: Tensor, count: Tensor) -> None:
         """Add the sum over some tokens and their number."""
-        self.total += total.detach()
+        # Under `bf16-true` the empty total is made a bfloat16, which is too coarse to add to.
+        self.total = self.total.float() + total.detach().float()
         self.count += count.detach()
 
     def compute(self) -> Tensor:
