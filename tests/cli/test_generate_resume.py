@@ -173,7 +173,7 @@ class TestResume:
 
     def test_two_at_once(self, run, partial, source):
         with partial.open("r+b") as stream:
-            _partial._lock(stream, partial)
+            _partial.lock(stream, partial, "wait")
             error = self.refused(run, "--input", "in.txt", "--output", "out.txt", "--force")
         assert "is being written by another process" in error
 

@@ -16,7 +16,7 @@ from compare.small import small, write_pairs
 from litseq.compare.config import Arm, Budget
 from litseq.compare.planning import lay_out, make_plans, run_directory
 from litseq.compare.run import _same_items, run_comparison
-from litseq.errors import UsageError
+from litseq.errors import DataError, UsageError
 from litseq.runtime import Generator
 
 
@@ -132,6 +132,24 @@ def test_a_directory_with_something_else_is_not_touched(tmp_path):
     write_pairs(tmp_path)
     with pytest.raises(UsageError, match="something else"):
         run(small(tmp_path, out=str(tmp_path)))
+
+
+def test_two_at_once_do_not_write_into_one_directory(tmp_path, start):
+    write_pairs(tmp_path)
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    (out / "comparison.json").write_text("{}")
+    hold = f"import fcntl, os, time; fcntl.flock(os.open({str(out)!r}, os.O_RDONLY), fcntl.LOCK_EX); print(flush=True)"
+    other = start([sys.executable, "-c", f"{hold}; time.sleep(60)"], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    comparison = small(tmp_path, tests={"test": "nowhere.tsv"})
+    with pytest.raises(UsageError, match="out is being written by another process; wait for it, or choose another out"):
+        run(comparison, force=True)
+    assert (out / "runs").is_dir()
+    other.kill()
+    other.wait()
+    with pytest.raises(DataError, match="nowhere"):  # a lock does not outlive who had it
+        run(comparison)
 
 
 def test_all_arms_are_timed_on_the_same_items():

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from litseq._lock import lock
 from litseq.cli._lines import is_packed_name
 from litseq.errors import DataError, UsageError
 
@@ -77,7 +78,7 @@ class PartialOutput:
         except OSError as error:
             raise UsageError(f"{target.parent} cannot be written: {error.strerror}; choose another place") from error
         try:
-            _lock(self._stream, self.path)
+            lock(self._stream, self.path, "wait for it, or choose another --output")
             self._go_on_at(self._before["bytes"] if self._before else 0)
             if not self._before:
                 self.note()
@@ -230,19 +231,3 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 
 def _shown(value: object) -> str:
     return "left out" if value is None else str(value)[:60]
-
-
-def _lock(stream: IO[bytes], file: Path) -> None:
-    """Keep a second process from writing to the same file; the lock ends with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows refuses the second one by itself when it renames
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{file} is being written by another process; wait for it, or choose another --output"
-        ) from None
-    except OSError:  # a file system without locks
-        return

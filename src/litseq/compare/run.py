@@ -1,12 +1,16 @@
 """The comparison from its configuration to its report."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from litseq._lock import lock
 from litseq.compare.config import Comparison, check
 from litseq.compare.files import BUNDLE, PLAN, PROMPTS, RESULT, read_json, write_json
 from litseq.compare.planning import RUNS, TOKENIZER, ArmPlan, lay_out, make_plans, run_directory
@@ -41,7 +45,16 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
     console = console or Console(stderr=True)
     out = Path(comparison.out)
     check(comparison)
-    _claim(out, force)
+    _claim(out)
+    with _locked(out):
+        return _run(comparison, out, force, console)
+
+
+def _run(comparison: Comparison, out: Path, force: bool, console: Console) -> dict[str, Any]:
+    if force:
+        for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_json(out / OVERVIEW, asdict(comparison))
     arms, plans = make_plans(comparison, out)
     lay_out(plans, out)
@@ -57,7 +70,7 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
     return results
 
 
-def _claim(out: Path, force: bool) -> None:
+def _claim(out: Path) -> None:
     """Make the directory, or see that it is a comparison's."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} exists and is no directory; choose another out")
@@ -66,10 +79,17 @@ def _claim(out: Path, force: bool) -> None:
         raise UsageError(
             f"{out} holds something else than a comparison, so nothing is written there; choose another out"
         )
-    if force:
-        for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep the directory from a second comparison, which would throw away or write over what this one makes."""
+    directory = os.open(out, os.O_RDONLY)
+    try:
+        lock(directory, out, "wait for it, or choose another out")
+        yield
+    finally:
+        os.close(directory)
 
 
 def _time(
