@@ -51,6 +51,7 @@ def results(difference, half, by_seed, seed_half=None, margin=1.0, p50=(10.0, 20
     test = {
         "sentences": 100,
         "sentences_with_likelihood": 100,
+        "resampled": {"unit": "sentences", "count": 100},
         "generated": True,
         "scores": {"bleu": score},
         "differences": {"bleu": [found]},

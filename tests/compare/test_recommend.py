@@ -75,7 +75,7 @@ def test_what_makes_times_unequal_is_said():
 
 def test_of_a_few_sentences_nothing_is_said():
     case = results(3.0, 0.0, [3.0, 2.9, 3.1], 0.5)
-    case["tests"]["test"]["sentences"] = 1
+    case["tests"]["test"]["resampled"]["count"] = 1
     found = recommend(case)
     assert "Too little was tested to compare anything: 1 of the 20" in found["headline"]
     assert found["confidence"] == "none"

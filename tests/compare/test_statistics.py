@@ -8,7 +8,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from litseq.compare.scoring import EXACT_MATCH, length_buckets, likelihood_rows, text_metrics, text_rows
-from litseq.compare.statistics import compare, estimate, over_seeds, resampled_scores, resamples
+from litseq.compare.statistics import compare, estimate, over_seeds, resampled_scores, resamples, summed
 
 
 def corpus(seed, noise, count=60):
@@ -97,3 +97,14 @@ def test_lower_cased_bleu_is_sacrebleus():
 def test_equal_arms_do_not_differ():
     scores = [np.array([1.0, 2.0, 3.0])]
     assert compare([2.0], [2.0], scores, scores).p_value == 1.0
+
+
+def test_answers_of_one_conversation_are_drawn_together():
+    # Answers of a conversation that are all alike say no more than one of them does.
+    alone = np.array([[float(i % 3 == 0), 1.0] for i in range(40)])
+    together = np.repeat(alone, 5, axis=0)
+    drawn = summed(together, np.repeat(np.arange(40), 5).tolist())
+    draws = resamples(40, 200)
+    assert resampled_scores(drawn, EXACT_MATCH.score, draws) == pytest.approx(
+        resampled_scores(alone, EXACT_MATCH.score, draws)
+    )

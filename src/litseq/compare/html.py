@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from litseq.compare.charts import Estimate, Series, grouped_chart, interval_chart, legend, line_chart
-from litseq.compare.tables import Table, all_tables, bucketed_by, measured
+from litseq.compare.tables import Table, all_tables, bucketed_by, drawn, measured
 
 _COLOURS = 6
 
@@ -112,7 +112,7 @@ def _quality(results: dict[str, Any], colours: dict[str, int]) -> str:
         figures.append(
             _figure(
                 interval_chart(scores, about["label"], f"{about['label']} on {test}"),
-                f"{test}: bars are 95 % intervals over sentences, hollow dots single seeds.",
+                f"{test}: bars are 95 % intervals over {drawn(results)}, hollow dots single seeds.",
             )
         )
         pairs = [
@@ -131,7 +131,7 @@ def _quality(results: dict[str, Any], colours: dict[str, int]) -> str:
             figures.append(
                 _figure(
                     interval_chart(pairs, f"difference in {about['label']}", f"Differences on {test}", zero=True),
-                    f"{test}: differences on the same sentences. An interval across the line at 0 shows no difference.",
+                    f"{test}: differences on the same {drawn(results)}. An interval across the line at 0 shows no difference.",
                 )
             )
     return _plots(*figures)

@@ -1,6 +1,8 @@
 """What is asked of every arm alike: the test sets as prompts and the answers wanted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from litseq.data import ConversationDataModule, SequenceDataModule
@@ -9,7 +11,7 @@ from litseq.errors import DataError
 from litseq.text.messages import ASSISTANT
 
 _SCORED_DOCUMENTS = 1000
-_LAST_TURN = 6
+_FIRST_TURN, _LAST_TURN = "turn 1", 6
 
 
 @dataclass
@@ -71,6 +73,11 @@ def _documents(data: SequenceDataModule, documents: list[str], max_length: int) 
     if not items.texts:
         raise DataError("no test document has two tokens or more")
     return items
+
+
+def conversation_numbers(groups: Sequence[str]) -> list[int]:
+    """Which conversation each item is of, from the `groups` of a test set of conversations: a first turn begins one."""
+    return list(accumulate(int(group == _FIRST_TURN) for group in groups))
 
 
 def _answers(data: ConversationDataModule, dialogues: list[Dialogue], max_length: int) -> Items:

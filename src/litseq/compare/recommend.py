@@ -12,7 +12,7 @@ arms that the leader is not ahead of, the fastest to answer is named too.
 
 Where the best score is below five margins (5 BLEU, with the margin of 1), nothing was learned that could be compared: any
 two scores near zero are within a margin, and the order of untrained models means nothing. The same where there are fewer than
-20 test sentences: resampling so few says little of others, of a single one nothing at all.
+20 test sentences (of conversations: 20 conversations): resampling so few says little of others, of a single one nothing at all.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
 _LEARNED = 5
 _FEWEST = 20
-"""Test sentences from which something is said."""
+"""Test sentences, or conversations, from which something is said."""
 _LIKELIHOODS = ("bits_per_byte", "perplexity")
 """Metrics with a margin in percent of the score."""
 
@@ -50,11 +50,14 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
     leader = ranked[0]
     verdicts = {arm: verdict(results, test, leader, arm) for arm in ranked[1:]}
     best, label = float(scores[leader]["value"]), results["metrics"][metric]["label"]
-    count = test["sentences_with_likelihood" if metric in _LIKELIHOODS else "sentences"]
+    drawn = test["resampled"]
     if metric not in _LIKELIHOODS and best < _LEARNED * results["configuration"]["margin"]:
         void = f"Too little was learned to compare anything: the best score is {best:.2f} {label}. Train longer."
-    elif count < _FEWEST:
-        void = f"Too little was tested to compare anything: {count} of the {_FEWEST} test sentences that it takes at least."
+    elif drawn["count"] < _FEWEST:
+        void = (
+            f"Too little was tested to compare anything: {drawn['count']} of the {_FEWEST} test {drawn['unit']} that it"
+            " takes at least."
+        )
     else:
         void = ""
     return {
@@ -153,9 +156,10 @@ def _sentence(results: dict[str, Any], leader: str, arm: str, found: dict[str, A
     about = results["metrics"][results["main_metric"]]
     label, digits = about["label"], 2 if results["main_metric"] != "bits_per_byte" else 4
     gain = _signed(found["gain"], 1 if about["higher_is_better"] else -1)  # as the metric counts
+    unit = next(iter(results["tests"].values()))["resampled"]["unit"]
     numbers = (
         f"{gain['value']:+.{digits}f} {label}, 95 % interval {gain['low']:+.{digits}f} to {gain['high']:+.{digits}f} over"
-        f" sentences, p = {found['p_value']:.3f}"
+        f" {unit}, p = {found['p_value']:.3f}"
     )
     if found["seeds"] > 1:
         signs = sum(value > 0 for value in found["by_seed"])

@@ -13,6 +13,7 @@ import numpy as np
 import litseq
 from litseq.compare.config import Comparison
 from litseq.compare.files import OUTPUTS, RESULT, read_json
+from litseq.compare.items import conversation_numbers
 from litseq.compare.planning import ArmPlan, run_directory
 from litseq.compare.recommend import recommend
 from litseq.compare.scoring import (
@@ -26,7 +27,16 @@ from litseq.compare.scoring import (
     text_metrics,
     text_rows,
 )
-from litseq.compare.statistics import Floats, Interval, compare, estimate, over_seeds, resampled_scores, resamples
+from litseq.compare.statistics import (
+    Floats,
+    Interval,
+    compare,
+    estimate,
+    over_seeds,
+    resampled_scores,
+    resamples,
+    summed,
+)
 from litseq.errors import DataError
 from litseq.runtime.processor import this_processor
 
@@ -41,11 +51,26 @@ class _Scored:
     metric: Metric
     rows: dict[str, dict[int, Floats]]
     scores: dict[str, dict[int, Floats]]
+    conversations: list[int] | None = None
+    """Which each row is of; answers of one are not independent, so whole conversations are resampled."""
 
     @property
     def sentences(self) -> int:
         """Of how many it is."""
         return len(next(iter(next(iter(self.rows.values())).values())))
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What is resampled, and how many there are."""
+        if self.conversations is None:
+            return {"unit": "sentences", "count": self.sentences}
+        return {"unit": "conversations", "count": len(set(self.conversations))}
+
+    def resample(self, rows: Floats, count: int, inside: list[int] | None = None) -> Floats:
+        """Scores of resamples of rows, which are all of them or those `inside`."""
+        if self.conversations is not None:
+            rows = summed(rows, self.conversations if inside is None else [self.conversations[i] for i in inside])
+        return resampled_scores(rows, self.metric.score, resamples(len(rows), count))
 
     def values(self, arm: str, seeds: list[int] | None = None) -> list[float]:
         chosen = self.rows[arm] if seeds is None else seeds
@@ -123,8 +148,10 @@ def _score(comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str
     texts = (
         {m.name: (m, scorer) for m, scorer in text_metrics(comparison.bleu_tokenizers)} if first["generated"] else {}
     )
-    found = {name: _Scored(pair[0], {}, {}) for name, pair in texts.items()}
-    found |= {name: _Scored(metric, {}, {}) for name, metric in likelihood.items() if known}
+    numbers = conversation_numbers(first["groups"]) or None
+    found = {name: _Scored(pair[0], {}, {}, numbers) for name, pair in texts.items()}
+    numbers = numbers and [numbers[i] for i in known]
+    found |= {name: _Scored(metric, {}, {}, numbers) for name, metric in likelihood.items() if known}
     for arm, seeds in outputs.items():
         for seed, all_tests in seeds.items():
             answers = all_tests[test]
@@ -132,8 +159,7 @@ def _score(comparison: Comparison, outputs: dict[str, dict[int, Any]], test: str
             rows |= likelihood_rows(*([answers[key][i] for i in known] for key in ("nats", "tokens", "references")))
             for name, one in found.items():
                 one.rows.setdefault(arm, {})[seed] = rows[name]
-                draws = resamples(len(rows[name]), comparison.resamples)
-                one.scores.setdefault(arm, {})[seed] = resampled_scores(rows[name], one.metric.score, draws)
+                one.scores.setdefault(arm, {})[seed] = one.resample(rows[name], comparison.resamples)
     return found
 
 
@@ -150,6 +176,7 @@ def _test_results(
     return {
         "sentences": len(some["texts"]),
         "sentences_with_likelihood": 0 if likelihood is None else likelihood.sentences,
+        "resampled": scored[main].drawn,
         "generated": some["generated"],
         "scores": {name: {arm: _arm_score(one, arm) for arm in outputs} for name, one in scored.items()},
         "differences": {
@@ -195,12 +222,12 @@ def _by_length(one: _Scored, answers: dict[str, Any], comparison: Comparison) ->
     if one.sentences < len(answers["texts"]):
         return []  # some were too long to be scored, so rows and texts do not go together
     for words, inside in named_buckets(answers["groups"]) or length_buckets(answers["texts"]):
-        draws = resamples(len(inside), min(_BUCKET_RESAMPLES, comparison.resamples))
+        count = min(_BUCKET_RESAMPLES, comparison.resamples)
         arms = {}
         for arm, seeds in one.rows.items():
             rows = [some[inside] for some in seeds.values()]
             values = [one.metric.score(part.sum(axis=0)) for part in rows]
-            arms[arm] = asdict(estimate(values, [resampled_scores(part, one.metric.score, draws) for part in rows]))
+            arms[arm] = asdict(estimate(values, [one.resample(part, count, inside) for part in rows]))
         found.append({"words": words, "sentences": len(inside), "arms": arms})
     return found
 

@@ -55,6 +55,19 @@ def resamples(sentences: int, count: int, seed: int = BOOTSTRAP_SEED) -> NDArray
     return np.random.default_rng(seed).choice(sentences, size=(count, sentences), replace=True)
 
 
+def summed(rows: Floats, parts: Sequence[int]) -> Floats:
+    """The rows of each part together: what is drawn where sentences are not independent, as answers of one conversation.
+
+    Args:
+        rows: What the sentences add, [sentences, K].
+        parts: Which part each sentence is of.
+    """
+    names, places = np.unique(np.asarray(parts), return_inverse=True)
+    sums = np.zeros((len(names), rows.shape[1]))
+    np.add.at(sums, places, rows)
+    return sums
+
+
 def resampled_scores(rows: Floats, score: Score, draws: NDArray[np.int64]) -> Floats:
     """The score of each resample.
 

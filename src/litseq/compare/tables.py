@@ -36,6 +36,12 @@ def digits(results: dict[str, Any], metric: str) -> int:
     return 4 if metric == "bits_per_byte" else 2
 
 
+def drawn(results: dict[str, Any]) -> str:
+    """What the intervals resample."""
+    unit: str = next(iter(results["tests"].values()))["resampled"]["unit"]
+    return unit
+
+
 def quality(results: dict[str, Any]) -> Table:
     """Scores with intervals."""
     arms = measured(results)
@@ -53,7 +59,9 @@ def quality(results: dict[str, Any]) -> Table:
             arrow = "" if about["higher_is_better"] else ", lower is better"
             rows.append([f"{test}: {about['label']}{unit}{arrow}", *cells])
     signatures = [f"{m['label']}: {m['signature']}" for m in results["metrics"].values() if m["signature"]]
-    note = "In brackets the 95 % interval of a bootstrap over sentences; ± is the standard deviation over seeds."
+    note = (
+        f"In brackets the 95 % interval of a bootstrap over {drawn(results)}; ± is the standard deviation over seeds."
+    )
     return Table("Quality", ["", *_labels(arms)], rows, " ".join([note, *(f"{text}." for text in signatures)]))
 
 
@@ -79,9 +87,12 @@ def differences(results: dict[str, Any]) -> Table:
                 ]
             )
     label = results["metrics"][metric]["label"]
-    head = ["", f"{label}, 95 % over sentences", "p", "by seed", "95 % over seeds"]
+    head = ["", f"{label}, 95 % over {drawn(results)}", "p", "by seed", "95 % over seeds"]
     return Table(
-        "Differences", head, rows, "Paired bootstrap on the same sentences; p as sacreBLEU's paired bootstrap test."
+        "Differences",
+        head,
+        rows,
+        f"Paired bootstrap on the same {drawn(results)}; p as sacreBLEU's paired bootstrap test.",
     )
 
 
