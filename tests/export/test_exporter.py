@@ -211,7 +211,10 @@ class Renamed(DecoderOnly):
     [
         (Bridged, "hidden_states of Bridged gives other logits than its stacks"),
         (Capped, "forward of Capped gives other logits than its stacks"),
-        (Sided, "hidden_states of Sided cannot do with input_ids, attention_mask, prefix_lengths, .* KeyError: 'speaker'"),
+        (
+            Sided,
+            "hidden_states of Sided cannot do with input_ids, attention_mask, prefix_lengths, .* KeyError: 'speaker'",
+        ),
     ],
 )
 def test_what_stands_outside_of_the_stacks_is_refused(cls: type[SequenceModule], words: str) -> None:
