@@ -91,6 +91,12 @@ def test_errors_are_one_line(capsys, monkeypatch, bundle, content, arguments, wo
     assert err.count("\n") == 1
 
 
+def test_no_standard_input_at_all(capsys, monkeypatch, bundle):
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.main(["chat", str(bundle)]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 def test_a_bundle_that_is_no_chatbot(capsys, monkeypatch):
     from runtime.fixtures import fixture_path
 

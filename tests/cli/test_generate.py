@@ -181,6 +181,13 @@ def test_gz_files_that_cannot_be_read(capsys, tmp_path, content, words):
     assert words in err
 
 
+def test_no_standard_input_at_all(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of a closed one
+    code, out, err = run(capsys)
+    assert (code, out) == (2, "")
+    assert "standard input is closed; give prompts as TEXT or with --input" in err
+
+
 def test_empty_standard_input(capsys, monkeypatch):
     feed(monkeypatch, b"")
     code, _, err = run(capsys)

@@ -255,6 +255,8 @@ def _bytes(text: str) -> bytes:
 
 def _open(file: Path | None) -> IO[bytes]:
     if file is None:
+        if sys.stdin is None:
+            raise DataError("standard input is closed; give prompts as TEXT or with --input")
         return sys.stdin.buffer
     if is_packed_name(file):
         return gzip.open(file, "rb")  # type: ignore[return-value]  # GzipFile has all that is used here

@@ -52,9 +52,11 @@ def run(args: argparse.Namespace) -> int:
     """Talk until the user ends it, or answer every line of standard input."""
     from litseq.runtime import Generator
 
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; open a terminal, or pipe the questions in")
     generator = Generator.from_bundle(args.bundle, threads=args.threads, verify=not args.no_verify)
     talk = Talk(generator, given_options(args), args.system)
-    if sys.stdin is not None and sys.stdin.isatty():
+    if sys.stdin.isatty():
         _converse(talk, str(args.bundle))
     else:
         _answer_lines(talk)
