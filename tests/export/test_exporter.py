@@ -14,6 +14,7 @@ from litseq.bundle import open_bundle
 from litseq.errors import ExportError, UsageError
 from litseq.export import assert_exportable, export_bundle, exporter
 from litseq.models import DecoderOnly, EncoderDecoder, SequenceModule
+from litseq.nn import TransformerConfig, TransformerDecoder
 from litseq.runtime import Generator
 
 VARIANTS = {
@@ -222,6 +223,35 @@ def test_what_stands_outside_of_the_stacks_is_refused(cls: type[SequenceModule],
         module = small_module(cls)
         with pytest.raises(ExportError, match=words):
             assert_exportable(module.to(torch.bfloat16) if half else module)
+
+
+class MaskedHead(TransformerDecoder):
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = super().logits(hidden)
+        forbidden = torch.arange(logits.shape[-1]) == 3
+        return logits.masked_fill(forbidden, float("-inf"))
+
+
+class Masked(DecoderOnly):
+    """A token that is never to be written."""
+
+    def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
+        return MaskedHead(config)
+
+
+def test_a_forbidden_token_is_exported_and_quantised(tmp_path: Path) -> None:
+    module = small_module(Masked, num_layers=1)
+    report = export_bundle(module, small_tokenizer(), tmp_path / "b", quantize="int8")
+    assert report.max_error < 2e-5
+    assert report.quantization is not None
+    assert 0 < report.quantization.kl < 0.1
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    module = small_module()
+    next(module.decoder.layers[0].parameters()).data[0] = float("nan")
+    with pytest.raises(ExportError, match="DecoderOnly gives logits that are no numbers"):
+        assert_exportable(module)
 
 
 def test_a_forward_of_another_kind_is_let_be() -> None:

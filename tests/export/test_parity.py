@@ -11,7 +11,7 @@ from litseq.bundle import open_bundle
 from litseq.export import export_bundle
 from litseq.export.graphs import TRACE_CAPACITY, TRACE_NEW, TRACE_PAST, TRACE_ROWS, TRACE_SOURCE
 from litseq.export.parity import CASES, GraphRunner, check_parity
-from litseq.export.reference import Reference, Row
+from litseq.export.reference import Reference, Row, compare_logits
 
 
 def test_the_cases_are_not_the_traced_shapes() -> None:
@@ -70,3 +70,18 @@ def test_not_a_number_does_not_pass() -> None:
 
     report = check_parity(Reference(small_module().decoder, None, prefix=False), Broken(), 1e-4)
     assert not report.passed
+
+
+@pytest.mark.parametrize("mask", [-1e9, -np.inf])
+def test_a_masked_token_hides_no_error(mask: float) -> None:
+    expected = np.random.default_rng(0).normal(0, 2, (4, 60)).astype(np.float32)
+    expected[:, 7] = mask
+    assert compare_logits(expected, expected)[0] == 0
+    assert compare_logits(expected, expected)[1] == pytest.approx(2, abs=0.5)
+    found = expected.copy()
+    found[2, 9] += 0.1
+    assert compare_logits(expected, found)[0] == pytest.approx(0.05, abs=0.02)
+    for wrong in (0.0, np.nan):  # what is masked must stay so
+        found = expected.copy()
+        found[1, 7] = wrong
+        assert compare_logits(expected, found)[0] > 100

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from litseq.bundle import Manifest
 from litseq.errors import ExportError
-from litseq.export.reference import Reference, Row
+from litseq.export.reference import Reference, Row, compare_logits
 from litseq.quantize import QuantizationReport
 
 # Rows as (source length, prompt length), and the chunks in which the decoder reads them. No size equals a traced one.
@@ -39,7 +39,7 @@ class ParityReport:
     cases: list[dict[str, Any]]
     """Each shape that was run, with its largest error and its share of equal greedy tokens."""
     max_error: float
-    """Largest difference of two logits, over the larger of 1 and the root mean square of the logits."""
+    """Largest difference of two logits, over the larger of 1 and their root mean square; see `compare_logits`."""
     token_agreement: float
     """Share of positions whose best token is the same; ties within the tolerance count as the same."""
     positions: int
@@ -203,9 +203,8 @@ def check_parity(reference: Reference, runner: GraphRunner, tolerance: float, se
         error, same, count = 0.0, 0, 0
         for row, got in zip(rows, ours, strict=True):
             expected = reference.logits(row)[-len(got) :]
-            scale = max(1.0, float(np.sqrt(np.mean(np.square(expected)))))
-            difference = float(np.abs(expected - got).max()) / scale
-            error = max(error, difference if np.isfinite(difference) else float("inf"))
+            difference, scale = compare_logits(expected, got)
+            error = max(error, difference)
             same += int(_same_choice(expected, got, tolerance * scale).sum())
             count += len(got)
         cases.append({"case": name, "max_error": error, "positions": count, "same_tokens": same})

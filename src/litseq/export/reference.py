@@ -14,6 +14,8 @@ from litseq.nn import TransformerDecoder, TransformerEncoder
 
 SAME = 1e-4
 """Largest difference of two log-probabilities that torch computes in two ways, relative to their size."""
+UNSEEN = 104.0
+"""So far below the best logit, a softmax in single precision is 0."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,19 @@ class Reference:
         return row
 
 
+def compare_logits(expected: NDArray[np.float32], got: NDArray[np.float32]) -> tuple[float, float]:
+    """The largest difference of two logits by their scale, infinite for what is no number, and the scale.
+
+    Of logits that a softmax can tell from nothing only: a token masked by a huge number would make every error small.
+    """
+    seen, seen_by_got = (logits >= logits.max(-1, keepdims=True) - UNSEEN for logits in (expected, got))
+    scale = max(1.0, float(np.sqrt(np.mean(np.square(expected[seen]))))) if seen.any() else 1.0
+    either = seen | seen_by_got
+    difference = float(np.abs(expected[either] - got[either]).max()) / scale if either.any() else np.inf
+    sound = np.isfinite(difference) and not np.isnan(expected).any() and not np.isnan(got).any()
+    return difference if sound else float("inf"), scale
+
+
 @torch.no_grad()
 def check_whole_module(module: SequenceModule, reference: Reference) -> None:
     """Refuse a module that computes something outside of its stacks: no graph would hold it, and no parity check miss it.
@@ -70,10 +85,15 @@ def check_whole_module(module: SequenceModule, reference: Reference) -> None:
     row = Row(source if reference.encoder is not None else None, prompt, rest)
     with torch.compiler.set_stance("force_eager"):
         found = dict(_module_logits(module, row, reference.prefix))
-    expected = torch.from_numpy(reference.logits(row)).log_softmax(-1)
+    expected = torch.from_numpy(reference.logits(row)).log_softmax(-1).numpy()
+    if np.isnan(expected).any():
+        raise ExportError(
+            f"{type(module).__name__} gives logits that are no numbers (nan): its training diverged, or its weights are "
+            "damaged; take an earlier checkpoint"
+        )
     for method, logits in found.items():
-        difference = float((logits.float().log_softmax(-1) - expected).abs().max())
-        if not difference <= SAME * max(1.0, float(expected.square().mean().sqrt())):
+        difference, _ = compare_logits(expected, logits.float().log_softmax(-1).numpy())
+        if difference > SAME:
             raise ExportError(
                 f"{method} of {type(module).__name__} gives other logits than its stacks do, by {difference:.3g}, and a "
                 "bundle holds the stacks alone; move what it adds into them by build_encoder or build_decoder, see "
