@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 import pytest
@@ -256,6 +258,50 @@ def test_weights_that_are_no_numbers_are_named() -> None:
 
 def test_a_forward_of_another_kind_is_let_be() -> None:
     assert assert_exportable(small_module(Renamed, num_layers=1)).passed
+
+
+class Resized(DecoderOnly):
+    def build_decoder(self, config: TransformerConfig) -> TransformerDecoder:
+        return TransformerDecoder(config.replace(**self.size))
+
+
+class ShortDecoder(Resized):
+    size: ClassVar = {"max_seq_len": 20}
+
+
+class WideDecoder(Resized):
+    size: ClassVar = {"vocab_size": 64}
+
+
+class Talkative(DecoderOnly):
+    def generation_options(self) -> dict[str, object]:
+        return {"max_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (ShortDecoder, "built for vocab_size 60 and max_seq_len 20, its module for 60 and 40"),
+        (WideDecoder, "built for vocab_size 64 and max_seq_len 40, its module for 60 and 40"),
+        (Talkative, "generation_options of Talkative .* did you mean max_new_tokens"),
+    ],
+)
+def test_what_no_runtime_could_use_is_refused_before_any_work(
+    cls: type[SequenceModule], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "trace", lambda spec: pytest.fail("traced all the same"))
+    with pytest.raises(ExportError, match=words):
+        assert_exportable(small_module(cls))
+
+
+class Unlimited(DecoderOnly):
+    def __init__(self, limits: tuple[float, ...] = (1.5, math.inf), **kwargs: object) -> None:
+        super().__init__(**kwargs)
+
+
+def test_a_hyperparameter_may_be_infinite(tmp_path: Path) -> None:
+    export_bundle(small_module(Unlimited, num_layers=1), small_tokenizer(), tmp_path / "b")
+    assert open_bundle(tmp_path / "b").manifest.model.hparams["limits"] == [1.5, "inf"]
 
 
 def test_assert_exportable_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,14 @@ import litseq
 from litseq import bundle
 from litseq.bundle import BundleDraft, CacheTensor, CrossTensor, Manifest, ModelInfo, TokenizerInfo, create_bundle
 from litseq.bundle.card import CARD_FILE, card_text
-from litseq.errors import ExportError
+from litseq.errors import ExportError, UsageError
 from litseq.export import locate
 from litseq.export.golden import golden_strings
 from litseq.export.graphs import GraphSpec, decoder_spec, encoder_spec
 from litseq.export.parity import GraphRunner, ParityReport, check_parity
 from litseq.export.reference import Reference, check_whole_module
 from litseq.export.trace import trace
+from litseq.generation import GenerationOptions
 from litseq.models import SequenceModule
 from litseq.quantize import QuantizeOptions, quantize_in_place
 from litseq.quantize.weights import save_graphs
@@ -73,12 +74,8 @@ def export_bundle(
     """
     bundle.check_target(directory, force=force)
     options = QuantizeOptions(quantize) if isinstance(quantize, str) else quantize
-    if tokenizer.vocab_size > int(module.hparams["vocab_size"]):
-        raise ExportError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the module was built for {module.hparams['vocab_size']}: "
-            "give the tokenizer that the module was trained with"
-        )
     with _on_cpu(module) as (plain, encoder, decoder):
+        _check_settings(module, tokenizer, encoder, decoder)
         prefix = bool(getattr(module, "prefix_lm", False))
         reference = Reference(decoder, encoder, prefix)
         specs = {DECODER_FILE: decoder_spec(decoder, prefix)}
@@ -113,6 +110,33 @@ def assert_exportable(module: SequenceModule, tolerance: float = TOLERANCE) -> P
     tokenizer = Tokenizer.train(["a"], vocab_size=min(size, 8), kind="char")
     with tempfile.TemporaryDirectory() as directory:
         return export_bundle(module, tokenizer, Path(directory) / "bundle", tolerance=tolerance)
+
+
+def _check_settings(module: SequenceModule, tokenizer: Tokenizer, encoder: Any, decoder: Any) -> None:
+    """What would be noticed behind the work, or only by who runs the bundle."""
+    vocab, longest = int(module.hparams["vocab_size"]), int(module.hparams["max_seq_len"])
+    if tokenizer.vocab_size > vocab:
+        raise ExportError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the module was built for {vocab}: give the tokenizer that the "
+            "module was trained with"
+        )
+    for stack in (encoder, decoder):
+        config = getattr(stack, "config", None)
+        if config is None:
+            continue
+        if (
+            config.max_seq_len < longest
+            or config.vocab_size < vocab
+            or (stack is decoder and config.vocab_size > vocab)
+        ):
+            raise ExportError(
+                f"{type(stack).__name__} was built for vocab_size {config.vocab_size} and max_seq_len {config.max_seq_len}, "
+                f"its module for {vocab} and {longest}: build both for the same"
+            )
+    try:
+        GenerationOptions.from_mapping(module.generation_options())
+    except UsageError as error:
+        raise ExportError(f"generation_options of {type(module).__name__} cannot go into a bundle: {error}") from error
 
 
 @contextlib.contextmanager
@@ -167,7 +191,7 @@ def _manifest(
             vocab_size=int(hparams["vocab_size"]),
             max_seq_len=int(hparams["max_seq_len"]),
             parameters=sum(p.numel() for p in module.parameters()),
-            hparams={k: v for k, v in hparams.items() if not k.startswith("_") and _is_plain(v)},
+            hparams={k: _finite(v) for k, v in hparams.items() if not k.startswith("_") and _is_plain(v)},
         ),
         decoder=bundle.DecoderGraph(
             DECODER_FILE,
@@ -188,7 +212,7 @@ def _manifest(
             | {name: version(name) for name in PACKAGES},
             "machine": platform.machine(),
             "data": module.record.data or {},
-            "metrics": {name: _finite(value) for name, value in (metrics or {}).items()},
+            "metrics": {name: _finite(float(value)) for name, value in (metrics or {}).items()},
         },
     )
 
@@ -202,8 +226,13 @@ def _prompt_format(module: SequenceModule, tokenizer: Tokenizer) -> PromptFormat
     return PromptFormat(prefix_ids=bos)
 
 
-def _finite(value: float) -> float | str:
-    return float(value) if math.isfinite(value) else str(float(value))  # JSON has no NaN
+def _finite(value: Any) -> Any:
+    """A plain value as JSON can hold it, which has neither NaN nor infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return {key: _finite(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _is_plain(value: object) -> bool:
