@@ -137,6 +137,9 @@ def test_contradictions_are_named():
         "no 'prefix_lengths' although prompt_pass": replace(manifest, prompt_pass="whole"),
         "files does not list 'tokenizer.json'": replace(manifest, files={}),
         "no plain file name": replace(manifest, files=FILES | {"../../etc/passwd": FileEntry(1, "0" * 64)}),
+        "model.max_seq_len is 900, and the module was built for 40": replace(
+            manifest, model=replace(manifest.model, max_seq_len=900, hparams={"max_seq_len": 40})
+        ),
         "lists manifest.json itself": replace(manifest, files=FILES | {"manifest.json": FileEntry(1, "0" * 64)}),
     }
     for words, changed in others.items():

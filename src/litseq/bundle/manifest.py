@@ -186,6 +186,12 @@ class Manifest:
         listed = [self.decoder.file, self.tokenizer.file, *([self.encoder.file] if self.encoder else [])]
         found += [f"files does not list {name!r}" for name in listed if name not in self.files]
         found += [f"files[{name!r}] is no plain file name" for name in self.files if not is_plain_name(name)]
+        built_for = self.model.hparams.get("max_seq_len")
+        if isinstance(built_for, int) and self.model.max_seq_len > built_for:
+            found.append(
+                f"model.max_seq_len is {self.model.max_seq_len}, and the module was built for {built_for} "
+                "(model.hparams.max_seq_len), which no edit can raise"
+            )
         if MANIFEST_NAME in self.files:
             found.append(f"files lists {MANIFEST_NAME} itself")
         return found
