@@ -36,16 +36,20 @@ def test_a_damaged_bundle_is_one_line_and_exit_code_2(capsys, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_what_a_bundle_says_cannot_steer_the_terminal(capsys, tmp_path):
-    copy = tmp_path / "copy"
+def test_what_a_bundle_says_cannot_steer_the_terminal(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # a short title
+    copy = tmp_path / "run[bold]"
     shutil.copytree(fixture_path("tiny-decoder-only"), copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["provenance"] = {"note": "\x1b[31mred", "markup": "[bold]x[/bold] [/oops]"}
+    manifest["provenance"] = {"note": "\x1b[31mred", "markup": "[bold]x[/bold] [/oops]", "broken": "\ud800"}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert cli.main(["inspect", str(copy)]) == 0
+    assert cli.main(["inspect", copy.name]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
+    assert "run[bold]" in out
     assert "[bold]x[/bold] [/oops]" in out
+    assert cli.main(["inspect", str(copy), "--json"]) == 0
+    assert capsys.readouterr().out.isascii()  # a terminal or a pipe of any encoding takes it
 
 
 def test_flatten():

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(bundle)
     chat = ChatReader(bundle.manifest, tokenizer).format
     if args.json:
-        print(json.dumps(bundle.manifest.to_dict() | {"checked": list(_CHECKS)}, indent=1, ensure_ascii=False))
+        print(json.dumps(bundle.manifest.to_dict() | {"checked": list(_CHECKS)}, indent=1))
     else:
         _show(bundle, _conversation(chat, tokenizer) if chat else {})
     return 0
@@ -48,7 +48,7 @@ def _show(bundle: Bundle, conversation: Mapping[str, object]) -> None:
     from rich.table import Table
 
     manifest = bundle.manifest
-    table = Table("", "", show_header=False, title=str(bundle.path), title_justify="left")
+    table = Table("", "", show_header=False, title=_plain(str(bundle.path)), title_justify="left")
     total = sum(entry.bytes for entry in manifest.files.values())
     sections: dict[str, Mapping[str, object]] = {
         "what it is": {
