@@ -52,6 +52,19 @@ def test_traceback_on_request(monkeypatch):
         cli.main(["x"])
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_is_nowhere(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)  # what Python makes of a closed one
+
+    def run(argv):
+        print("a", file=getattr(sys, name), flush=True)
+        return 0
+
+    monkeypatch.setattr(cli, "_dispatch", run)
+    assert cli.main(["x"]) == 0
+    getattr(sys, name).close()
+
+
 def test_interrupt_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_dispatch", raising(KeyboardInterrupt()))
     assert cli.main(["x"]) == 130
