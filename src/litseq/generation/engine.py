@@ -20,7 +20,8 @@ from litseq.generation.speculation import Costs, Speculation
 from litseq.generation.step_model import IntArray, StepModel
 
 CHUNK_TOKENS = 512
-"""Tokens of prompts that are read in one step beside rows that generate: what these wait for at most."""
+"""Tokens of prompts that are read in one step beside rows that generate: what these wait for at most, but for a longer
+source, or prompt of a prefix-LM, which is read whole."""
 
 
 class Engine:
