@@ -48,6 +48,18 @@ def test_refused_at_once(tmp_path, changes, error, message):
     assert not list(tmp_path.glob("out/runs/*/*/log.txt"))
 
 
+def test_what_is_refused_costs_no_runs(tmp_path):
+    write_pairs(tmp_path)
+    made = tmp_path / "out" / "runs" / "causal" / "seed-1" / "result.json"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    (tmp_path / "out" / "comparison.json").write_text("{}")
+    with pytest.raises(DataError, match="nowhere"):
+        run_comparison(small(tmp_path, tests={"test": "nowhere.tsv"}), force=True)
+    assert made.is_file()
+    assert (tmp_path / "out" / "comparison.json").read_text() == "{}"
+
+
 def test_an_empty_test_set_is_refused(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "test.tsv").write_text("")

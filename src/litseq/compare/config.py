@@ -143,6 +143,11 @@ class Comparison:
         """The arm that the others are matched with and compared to."""
         return self.reference or next(iter(self.arms))
 
+    @property
+    def test_sets(self) -> dict[str, Any]:
+        """The files of each test set by name."""
+        return self.tests or {"test": self.data.init_args["test"]}
+
 
 def check(comparison: Comparison) -> None:
     """Refuse what cannot be run, all problems in one line.

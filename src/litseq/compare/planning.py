@@ -8,7 +8,6 @@ from typing import Any
 from litseq.compare.building import build_data, weightless
 from litseq.compare.config import Comparison
 from litseq.compare.files import PLAN, read_json, write_json
-from litseq.compare.preflight import preflight
 from litseq.compare.sizes import Size, count_parameters, match_parameters
 from litseq.compare.train import flops_per_token, prepare
 from litseq.errors import UsageError
@@ -39,8 +38,6 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
     Raises:
         UsageError: Something cannot be run, or cannot be matched.
     """
-    tests = comparison.tests or {"test": comparison.data.init_args["test"]}
-    preflight(comparison, tests)
     data_args, vocab_size = _with_tokenizer(comparison, out)
     sizes = _sizes(comparison, vocab_size)
     lengths = [weightless(comparison.arms[n].class_path, s.init_args).hparams["max_seq_len"] for n, s in sizes.items()]
@@ -54,7 +51,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
         "average_last": comparison.average_last,
         "validations": comparison.validations,
         "generation": comparison.generation,
-        "tests": tests,
+        "tests": comparison.test_sets,
         "max_length": min(lengths),
         "threads": comparison.speed.threads,
         "trainer": comparison.trainer,

@@ -18,7 +18,7 @@ _OURS = {"callbacks", "logger", "max_steps", "max_epochs", "max_time", "devices"
 """What the comparison itself decides."""
 
 
-def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
+def preflight(comparison: Comparison) -> None:
     """Refuse arguments that no run could use, and validation and test files that cannot be read.
 
     Raises:
@@ -53,7 +53,7 @@ def preflight(comparison: Comparison, tests: dict[str, Any]) -> None:
     data = build_data(comparison.data.class_path, args)
     if args.get("val") is not None:
         _read(data, "val", args["val"])
-    columns = [_read(data, name, paths) for name, paths in tests.items()]
+    columns = [_read(data, name, paths) for name, paths in comparison.test_sets.items()]
     _check_metric(comparison, data, columns[0])
 
 

@@ -15,6 +15,7 @@ from litseq.compare.config import Comparison, check
 from litseq.compare.files import BUNDLE, PLAN, PROMPTS, RESULT, read_json, write_json
 from litseq.compare.planning import RUNS, TOKENIZER, ArmPlan, lay_out, make_plans, run_directory
 from litseq.compare.pool import progress_bars, run_all
+from litseq.compare.preflight import preflight
 from litseq.compare.processes import run_process
 from litseq.compare.report import write_report
 from litseq.compare.results import collect
@@ -51,7 +52,8 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
 
 
 def _run(comparison: Comparison, out: Path, force: bool, console: Console) -> dict[str, Any]:
-    if force:
+    preflight(comparison)
+    if force:  # not before: what cannot run must not cost the runs that are there
         for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
