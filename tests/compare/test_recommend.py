@@ -73,6 +73,13 @@ def test_what_makes_times_unequal_is_said():
     assert any("5,000,000 to 5,000,000 tokens" in caveat for caveat in found["caveats"])
 
 
+def test_with_compute_matched_no_number_of_tokens_is_every_arms():
+    case = results(3.0, 1.0, [3.0])
+    case["configuration"]["match"] = "compute"
+    caveats = recommend(case)["caveats"]
+    assert "this budget (the operations of 5,000,000 tokens of arm <a> an arm" in caveats[0]
+
+
 def test_of_a_few_sentences_nothing_is_said():
     case = results(3.0, 0.0, [3.0, 2.9, 3.1], 0.5)
     case["tests"]["test"]["resampled"]["count"] = 1

@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from litseq.compare.charts import Estimate, Series, grouped_chart, interval_chart, legend, line_chart
-from litseq.compare.tables import Table, all_tables, bucketed_by, drawn, measured
+from litseq.compare.tables import Table, all_tables, bucketed_by, budget, drawn, measured
 
 _COLOURS = 6
 
@@ -41,14 +41,9 @@ def page(results: dict[str, Any]) -> str:
 def _head(results: dict[str, Any]) -> str:
     setup, machine = results["configuration"], results["machine"]
     seeds = len(setup["seeds"])
-    amount = (
-        f"{setup['budget']['tokens']:,} tokens"
-        if setup["budget"]["tokens"]
-        else f"{setup['budget']['minutes']:g} minutes"
-    )
     return (
         f"<h1>{escape(results['title'])}</h1><p class=soft>{len(results['arms'])} arms, {seeds} seed{'s' if seeds > 1 else ''} each, "
-        f"{amount} of training an arm, matched by {escape(setup['match'])}. {escape(results['date'])}, {escape(machine['processor'])}, "
+        f"{escape(budget(results))} of training an arm, matched by {escape(setup['match'])}. {escape(results['date'])}, {escape(machine['processor'])}, "
         f"{machine['cores']} cores.</p>"
     )
 

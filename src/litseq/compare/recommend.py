@@ -17,6 +17,8 @@ two scores near zero are within a margin, and the order of untrained models mean
 
 from typing import Any
 
+from litseq.compare.tables import budget
+
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
 _LEARNED = 5
 _FEWEST = 20
@@ -203,19 +205,17 @@ def _costs(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, A
 def _caveats(results: dict[str, Any], test: str) -> list[str]:
     setup = results["configuration"]
     seeds = len(setup["seeds"])
-    budget = setup["budget"]
-    amount = f"{budget['tokens']:,} tokens" if budget["tokens"] else f"{budget['minutes']:g} minutes"
     matched = {
         "parameters": f"parameters matched to within {setup['tolerance']:.0%}",
         "compute": "the operations of training matched by formula, not the parameters",
         "none": "neither parameters nor compute matched",
     }[setup["match"]]
     found = [
-        f"It holds for this data, this size and this budget ({amount} an arm, {matched}); at another size or with more"
+        f"It holds for this data, this size and this budget ({budget(results)} an arm, {matched}); at another size or with more"
         " training the order may be another one.",
     ]
     read = [run["training"]["tokens"] for arm in results["arms"].values() for run in arm["seeds"].values()]
-    if budget["minutes"]:
+    if setup["budget"]["minutes"]:
         found.append(
             f"Minutes of this machine and of whatever else it did meanwhile: the runs read {min(read):,.0f} to {max(read):,.0f} tokens."
         )

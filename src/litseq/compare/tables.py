@@ -36,6 +36,17 @@ def digits(results: dict[str, Any], metric: str) -> int:
     return 4 if metric == "bits_per_byte" else 2
 
 
+def budget(results: dict[str, Any]) -> str:
+    """How long an arm trained, in words."""
+    setup = results["configuration"]
+    tokens, minutes = setup["budget"]["tokens"], setup["budget"]["minutes"]
+    if not tokens:
+        return f"{minutes:g} minutes"
+    if setup["match"] == "compute":  # each arm has its own number of them
+        return f"the operations of {tokens:,} tokens of {results['arms'][results['reference']]['label']}"
+    return f"{tokens:,} tokens"
+
+
 def drawn(results: dict[str, Any]) -> str:
     """What the intervals resample."""
     unit: str = next(iter(results["tests"].values()))["resampled"]["unit"]
