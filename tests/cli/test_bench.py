@@ -36,6 +36,7 @@ def test_json_on_standard_output_is_all_there_is(capsys):
     ("arguments", "message"),
     [
         (["--plot", "b.png"], "ends in .svg"),
+        (["--json", ".", "--force"], ". is a directory"),
         (["--json", "b.svg", "--plot", "b.svg"], "both name b.svg"),
         (["--json", "missing/b.json"], "missing does not exist"),
         (["--lengths", "0"], "length is [0]"),

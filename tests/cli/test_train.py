@@ -113,9 +113,13 @@ def test_optimizers_come_from_the_command_line_and_stay_out_of_the_checkpoint(di
         (["--model.schedule=cosine", "--trainer.max_steps=-1", "--trainer.max_epochs=-1"], "cosine"),
         (["--ckpt_path=none.ckpt"], "none.ckpt does not exist"),
         (["--ckpt_path", "train.tsv"], "train.tsv is no checkpoint"),
+        (["-c", "binary.ckpt"], "binary.ckpt cannot be read as a configuration"),
+        (["--config=empty.yaml"], "empty.yaml is empty, expected"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(directory, options, match, capsys):
+    (directory / "binary.ckpt").write_bytes(b"PK\x03\x04\xaf\xfe")
+    (directory / "empty.yaml").touch()
     with pytest.raises(LitseqError, match=match) as caught:
         train.run(["fit", *config(directory, "litseq.models.DecoderOnly"), *options])
     assert isinstance(caught.value, UsageError | CheckpointError)

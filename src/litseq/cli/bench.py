@@ -80,6 +80,8 @@ def _check(args: argparse.Namespace) -> None:
     for file in (args.json, args.plot):
         if file is None or file == Path("-"):
             continue
+        if file.is_dir():
+            raise UsageError(f"{file} is a directory; give the name of a file")
         if file.exists() and not args.force:
             raise UsageError(f"{file} exists; choose another name, or replace it with --force")
         if not file.parent.is_dir():

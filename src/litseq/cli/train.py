@@ -112,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
         sys.path.append(os.getcwd())
     # What Lightning calls is Lightning's matter, and nothing a user of a configuration can change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    _check_checkpoint(argv)
+    _check_files(argv)
     options: dict[str, Any] = {}
     if argv[:1] == ["predict"]:
         # The progress bar would stand between the predictions.
@@ -136,11 +136,22 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check_checkpoint(argv: Sequence[str]) -> None:
-    """Look at the checkpoint before LightningCLI does, which lets torch's own errors through."""
+def _check_files(argv: Sequence[str]) -> None:
+    """Look at checkpoint and configuration before LightningCLI does, which lets the errors of their readers through."""
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else "".join(argv[i + 1 : i + 2])
-            if path and path not in CHECKPOINT_KEYWORDS and not Path(path).is_dir():
-                read_checkpoint(path)
+        path = value if equals else "".join(argv[i + 1 : i + 2])
+        if name == "--ckpt_path" and path and path not in CHECKPOINT_KEYWORDS and not Path(path).is_dir():
+            read_checkpoint(path)
+        if name in ("-c", "--config") and Path(path).is_file():
+            _check_config(path)
+
+
+def _check_config(path: str) -> None:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read as a configuration ({reason}), expected a YAML file") from error
+    if not text.strip():
+        raise UsageError(f"{path} is empty, expected a YAML file with model and data")
