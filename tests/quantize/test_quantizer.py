@@ -11,7 +11,7 @@ from litseq.bundle import open_bundle
 from litseq.cli import main as cli
 from litseq.errors import BundleError, DataError, UsageError
 from litseq.quantize import QuantizeOptions, quantize_bundle, quantizer
-from litseq.quantize.samples import read_texts
+from litseq.quantize.samples import Sampler, read_texts
 from litseq.runtime import Generator
 from runtime.fixtures import FIXTURES
 
@@ -110,6 +110,27 @@ def test_texts_of_the_user(exported, tmp_path):
         )
     assert said == []  # before the work
     assert not (tmp_path / "c").exists()
+
+
+def test_every_scheme_is_measured_on_the_same_lines_and_tried_on_others_than_it_is_calibrated_on(
+    exported, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quantizer, "MEASURED_TOKENS", 6)
+    monkeypatch.setattr(quantizer, "CALIBRATION_TOKENS", 40)
+    monkeypatch.setattr(quantizer, "TRIAL_TOKENS", 40)
+    rng = np.random.default_rng(0)
+    file = tmp_path / "texts.txt"
+    file.write_text("".join("".join(rng.choice(list("abcdefghij ")) for _ in range(9)) + "\n" for _ in range(40)))
+    chosen, real = [], Sampler.rows
+    monkeypatch.setattr(Sampler, "rows", lambda *args, **named: chosen.append(real(*args, **named)) or chosen[-1])
+    found = [
+        quantize_bundle(exported / KINDS[0], tmp_path / to, options(to, validation=file, **calibration))
+        for to, calibration in (("int8", {}), ("int4", {"calibration": file}))
+    ]
+    assert found[0].metrics["perplexity"]["fp32"] == found[1].metrics["perplexity"]["fp32"]
+    calibrated, tried = chosen[1], chosen[2]
+    assert len(calibrated) > 2 < len(tried)
+    assert not {row.tokens for row in calibrated} & {row.tokens for row in tried}
 
 
 @pytest.mark.parametrize(

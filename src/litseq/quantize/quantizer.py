@@ -266,7 +266,8 @@ def _at_8_bits(weight: Weight, options: QuantizeOptions) -> BlockWeight:
 def _trial_rows(sampler: Sampler, options: QuantizeOptions) -> list[Row]:
     if options.calibration is None:
         return sampler.own_rows(16, 96)
-    return sampler.rows(read_texts(options.calibration, pairs=sampler.manifest.encoder is not None), TRIAL_TOKENS)
+    texts = read_texts(options.calibration, pairs=sampler.manifest.encoder is not None)
+    return sampler.rows(texts, TRIAL_TOKENS, others=True)
 
 
 def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:

@@ -19,6 +19,7 @@ from litseq.runtime.prompts import PromptReader
 ROW_TOKENS = 256
 """A row is read in one call, so its activations must fit."""
 SELF_ROWS = 48
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def read_texts(path: Path, pairs: bool) -> list[Text]:
 class Sampler:
     """Makes rows for a model."""
 
-    def __init__(self, manifest: Manifest, generator: Generator, seed: int = 0) -> None:
+    def __init__(self, manifest: Manifest, generator: Generator, seed: int = SEED) -> None:
         self.manifest = manifest
         self.generator = generator
         self.seed = seed
@@ -69,11 +70,14 @@ class Sampler:
         self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]
         self._longest = min(ROW_TOKENS, manifest.model.max_seq_len)
 
-    def rows(self, texts: list[Text], most_tokens: int) -> list[Row]:
-        """Rows of texts chosen evenly from all of them, `most_tokens` in all."""
-        order = np.random.default_rng(self.seed).permutation(len(texts))
+    def rows(self, texts: list[Text], most_tokens: int, *, others: bool = False) -> list[Row]:
+        """Rows of texts chosen evenly from all of them, `most_tokens` in all; always the same, whatever was asked before.
+
+        `others` chooses from the other end: other rows, where there are enough.
+        """
+        order = np.random.default_rng(SEED).permutation(len(texts))
         found, total = [], 0
-        for i in order:
+        for i in reversed(order) if others else order:
             row = self._row(texts[int(i)])
             if len(row.tokens) < 2:
                 continue
