@@ -6,7 +6,8 @@ import pytest
 
 from export.small import small_module, small_tokenizer, small_translator
 from litseq.bundle import open_bundle
-from litseq.export import export_bundle
+from litseq.errors import DataError
+from litseq.export import export_bundle, exporter
 from litseq.quantize import QuantizeOptions
 from litseq.runtime import Generator
 
@@ -33,3 +34,12 @@ def test_export_quantised(tmp_path, make, to):
 def test_a_word_is_enough(tmp_path):
     export_bundle(small_module(), small_tokenizer(), tmp_path / "b", quantize="int8")
     assert open_bundle(tmp_path / "b").manifest.quantization["batch_invariant"] is True
+
+
+@pytest.mark.parametrize("name", ["calibration", "validation"])
+def test_texts_are_read_before_the_work(tmp_path, monkeypatch, name):
+    (tmp_path / "texts.tsv").write_text("no pair\n")
+    monkeypatch.setattr(exporter, "trace", lambda spec: pytest.fail("traced all the same"))
+    options = QuantizeOptions("int4", **{name: tmp_path / "texts.tsv"})
+    with pytest.raises(DataError, match=r"line 1: 1 columns, expected source, tab and target"):
+        export_bundle(small_translator(), small_tokenizer(), tmp_path / "b", quantize=options)

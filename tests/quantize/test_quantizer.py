@@ -159,6 +159,16 @@ def test_a_file_may_be_named_by_a_text_and_begin_with_a_byte_order_mark(tmp_path
     assert [(text.source, text.target) for text in read_texts(named, pairs=True)] == [("eins", "one"), ("zwei", "two")]
 
 
+def test_texts_of_one_token_are_refused(exported, tmp_path):
+    shutil.copytree(exported / KINDS[0], tmp_path / "bare")
+    manifest = json.loads((tmp_path / "bare" / "manifest.json").read_text())
+    manifest["prompt_format"]["prefix_ids"] = []
+    (tmp_path / "bare" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "texts").write_text("a\nb\n")
+    with pytest.raises(DataError, match="none of 2 texts has two tokens"):
+        quantize_bundle(tmp_path / "bare", tmp_path / "out", options("int8", validation=tmp_path / "texts"))
+
+
 def test_nothing_is_written_where_something_is_wrong(exported, tmp_path, monkeypatch):
     out = tmp_path / "out"
     quantize_bundle(exported / KINDS[0], out, options("int8"))

@@ -27,6 +27,7 @@ from litseq.export.trace import trace
 from litseq.generation import GenerationOptions
 from litseq.models import SequenceModule
 from litseq.quantize import QuantizeOptions, quantize_in_place
+from litseq.quantize.quantizer import read_validation
 from litseq.quantize.weights import save_graphs
 from litseq.text import PromptFormat, Tokenizer
 
@@ -74,6 +75,8 @@ def export_bundle(
     """
     bundle.check_target(directory, force=force)
     options = QuantizeOptions(quantize) if isinstance(quantize, str) else quantize
+    if options is not None:
+        read_validation(options, pairs=module.architecture == "encoder-decoder")
     with _on_cpu(module) as (plain, encoder, decoder):
         _check_settings(module, tokenizer, encoder, decoder)
         prefix = bool(getattr(module, "prefix_lm", False))

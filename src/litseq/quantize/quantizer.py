@@ -97,7 +97,7 @@ def quantize_files(
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
     before = _generator(source, threads)
     sampler = Sampler(manifest, before)
-    validation = _validation(options, manifest)
+    validation = read_validation(options, pairs=manifest.encoder is not None)
     calibration, calibrated_on = _calibration(sampler, options, say)
     say(f"rounding {len(weights)} matrices")
     done, errors = _quantise(source, models, weights, options, calibration, threads, target)
@@ -280,11 +280,13 @@ def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
     return fewer
 
 
-def _validation(options: QuantizeOptions, manifest: Manifest) -> list[Text]:
+def read_validation(options: QuantizeOptions, *, pairs: bool) -> list[Text]:
     """What the result will be measured on, read before the work: a file that is none must not cost it."""
+    if options.calibration is not None:
+        read_texts(options.calibration, pairs=pairs)
     if options.validation is None:
         return []
-    texts = read_texts(options.validation, pairs=manifest.encoder is not None)
+    texts = read_texts(options.validation, pairs=pairs)
     if any(text.source is not None for text in texts):
         reports.need_sacrebleu()
     return texts

@@ -85,6 +85,10 @@ class Sampler:
             total += len(row.tokens)
             if total >= most_tokens:
                 break
+        if not found:
+            raise DataError(
+                f"none of {len(texts)} texts has two tokens or more, so that one could follow; give longer ones"
+            )
         return found
 
     def can_read(self, text: Text) -> bool:
