@@ -20,7 +20,7 @@ PAIRS = (["a dog", "a cat"], ["ein Hund", "eine Katze"])
 
 def write(path, content):
     content = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
     return str(path)
 
 
@@ -31,7 +31,7 @@ def pairs(paths, file_format="auto", policy="raise", **fields):
     return columns
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".GZ"])
 def test_every_format_gives_the_same_pairs(tmp_path, ending):
     tsv = write(tmp_path / f"a.tsv{ending}", "a dog\tein Hund\tsomebody\r\na cat\t eine Katze \r\n")
     other = write(tmp_path / f"a.txt{ending}", "a dog\tein Hund\na cat\teine Katze")

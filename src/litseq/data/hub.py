@@ -72,7 +72,7 @@ class DatasetSource:
                 return found.to_iterable_dataset() if self.streaming else found
             builder, data_files = self.dataset, self.data_files
             if path.is_file():
-                suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
+                suffix = Path(path.name.lower().removesuffix(".gz")).suffix
                 builder = "json" if suffix_format(self.dataset) == "jsonl" else _BUILDERS.get(suffix, "")
                 if not builder:
                     raise DataError(f"{self.label}: expected a file named {', '.join(_BUILDERS)} or .jsonl")

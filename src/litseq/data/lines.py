@@ -56,7 +56,7 @@ def read_lines(path: str) -> list[bytes]:
     """
     check_file(path)
     content = Path(path).read_bytes()
-    if path.endswith(".gz"):
+    if path.lower().endswith(".gz"):
         try:
             content = gzip.decompress(content) if content else content
         except EOFError:

@@ -68,7 +68,7 @@ def plain_paths(paths: Any) -> Any:
 
 def suffix_format(path: str) -> str | None:
     """`tsv` or `jsonl` by the name of the file, `.gz` aside; None for any other name."""
-    return _SUFFIXES.get(os.path.splitext(path.removesuffix(".gz"))[1].lower())
+    return _SUFFIXES.get(os.path.splitext(path.lower().removesuffix(".gz"))[1])
 
 
 def flat_paths(paths: Paths) -> list[str]:

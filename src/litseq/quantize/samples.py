@@ -38,7 +38,7 @@ def read_texts(path: Path, pairs: bool) -> list[Text]:
     """
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
         lines = content.decode("utf-8-sig").split("\n")  # some editors begin a file with a byte order mark
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
