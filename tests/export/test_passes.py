@@ -1,5 +1,7 @@
 """The passes, on graphs of a few nodes."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -64,6 +66,20 @@ def test_a_cache_with_one_reader_is_written_in_place() -> None:
     assert passes.writes_in_place(graph_of([past, new, index], [write.outputs[0]], [write]), "past", "present")
 
 
+def run_in_place(graph: ir.Graph, directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`out` and `present` of a graph, `present` in the memory of `past`, which holds threes; `new` holds ones."""
+    save_graphs({"m.onnx": model_of(graph)}, directory)
+    session = onnxruntime.InferenceSession(directory / "m.onnx")
+    state, new_array, result = (np.full((2, 4), v, np.float32) for v in (3, 1, 0))
+    binding = session.io_binding()
+    for name, array in (("past", state), ("new", new_array)):
+        binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    for name, array in (("present", state), ("out", result)):
+        binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    session.run_with_iobinding(binding)
+    return result, state
+
+
 def test_a_cache_with_two_readers_is_copied_first(tmp_path: object) -> None:
     past, new = value("past", "b", 4), value("new", "b", 4)
     doubled = named(ir.node("Add", [past, past]), "doubled")
@@ -72,26 +88,30 @@ def test_a_cache_with_two_readers_is_copied_first(tmp_path: object) -> None:
     graph = graph_of([past, new], [out.outputs[0], present.outputs[0]], [doubled, present, out])
     assert not passes.writes_in_place(graph, "past", "present")
     passes.copy_before_overwrite(graph, "past", "present")
-    save_graphs({"m.onnx": model_of(graph)}, tmp_path)
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    state, new_array, result = (np.full((2, 4), v, np.float32) for v in (3, 1, 0))
-    binding = session.io_binding()
-    for name, array in (("past", state), ("new", new_array)):
-        binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-    for name, array in (("present", state), ("out", result)):
-        binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-    session.run_with_iobinding(binding)
+    result, state = run_in_place(graph, tmp_path)
     assert (result == 3).all()
     assert (state == 7).all()
 
 
-def test_a_cache_that_is_not_carried_on_is_refused() -> None:
-    past, new = value("past", "b", 4), value("new", "b", 4)
+def test_a_cache_that_grows_and_is_not_carried_on_is_refused() -> None:
+    past, new = value("past", "b", "m", 4), value("new", "b", "m", 4)
     present = named(ir.node("Neg", [new]), "present")
     out = named(ir.node("Mul", [past, new]), "out")
     graph = graph_of([past, new], [out.outputs[0], present.outputs[0]], [present, out])
     with pytest.raises(ExportError, match="without regard to past"):
         passes.copy_before_overwrite(graph, "past", "present")
+
+
+def test_a_state_that_is_written_anew_is_read_before(tmp_path: Path) -> None:
+    past, new = value("past", "b", 4), value("new", "b", 4)
+    present = named(ir.node("Neg", [new]), "present")
+    present.outputs[0].shape = past.shape
+    out = named(ir.node("Mul", [past, new]), "out")  # stands behind what overwrites `past`
+    graph = graph_of([past, new], [out.outputs[0], present.outputs[0]], [present, out])
+    passes.copy_before_overwrite(graph, "past", "present")
+    result, state = run_in_place(graph, tmp_path)
+    assert (result == 3).all()
+    assert (state == -1).all()
 
 
 def test_the_search_head_gives_log_probabilities_or_nothing(tmp_path: object) -> None:

@@ -4,7 +4,7 @@ They look at single nodes and initializers, never at the shape of a model, so th
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -197,8 +197,11 @@ def copy_before_overwrite(graph: ir.Graph, past: str, present: str) -> None:
 
     Every reader gets a copy, and the node that writes `present` must need that copy, so that it cannot run before it.
 
+    A state of fixed size may be written anew without a look at the old one (the last token, say): then a choice between the
+    copy and the new one, which always falls on the new one, orders the two.
+
     Raises:
-        ExportError: what is written does not depend on what was there, so nothing orders the two.
+        ExportError: a cache that grows is written so.
     """
     value = next(v for v in graph.inputs if v.name == past)
     readers = list(value.uses())
@@ -209,11 +212,25 @@ def copy_before_overwrite(graph: ir.Graph, past: str, present: str) -> None:
     for node, place in readers:
         node.replace_input_with(place, copy.outputs[0])
     graph.insert_before(graph[0], copy)
-    if not _depends_on(next(v for v in graph.outputs if v.name == present), copy):
+    place, out = next((i, v) for i, v in enumerate(graph.outputs) if v.name == present)
+    if _depends_on(out, copy):
+        return
+    if not _is_fixed(value.shape) or not _is_fixed(out.shape) or value.shape[1:] != out.shape[1:]:
         raise ExportError(
             f"the cache {present} is written without regard to {past}: an attention must carry on what its cache held, "
             "for example with litseq.nn.ops.write_cache"
         )
+
+    never = _initializer(graph, f"{present}.never", np.array([False]))
+    choice = ir.node("Where", [never, copy.outputs[0], out])
+    out.name, choice.outputs[0].name = f"{present}.written", present
+    choice.outputs[0].type, choice.outputs[0].shape = out.type, out.shape
+    graph.append(choice)
+    graph.outputs[place] = choice.outputs[0]
+
+
+def _is_fixed(shape: ir.Shape | None) -> TypeGuard[ir.Shape]:
+    return shape is not None and all(isinstance(size, int) for size in shape[1:])
 
 
 def _depends_on(value: ir.Value, node: ir.Node) -> bool:
