@@ -1,5 +1,6 @@
 """Quantised bundles of real exports: they run, say what they cost, and are whole or not there at all."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -192,18 +193,23 @@ def test_nothing_is_written_where_something_is_wrong(exported, tmp_path, monkeyp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged", "out"]
 
 
-def test_a_graph_that_is_none_is_one_line(exported, tmp_path, capsys):
-    import hashlib
-
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("decoder.onnx", b"no graph", "is no ONNX graph"),
+        ("weights.data", bytes(5000), "cannot be loaded by onnxruntime"),
+    ],
+)
+def test_a_file_of_another_content_is_one_line(exported, tmp_path, capsys, name, content, words):
     broken = tmp_path / "broken"
     shutil.copytree(exported / KINDS[0], broken)
-    (broken / "decoder.onnx").write_bytes(b"no graph")
+    (broken / name).write_bytes(content)
     manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["files"]["decoder.onnx"] = {"bytes": 8, "sha256": hashlib.sha256(b"no graph").hexdigest()}
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (broken / "manifest.json").write_text(json.dumps(manifest))
     assert cli.main(["quantize", str(broken), str(tmp_path / "out"), "--to", "int8"]) == 2
     error = capsys.readouterr().err
-    assert "is no ONNX graph" in error
+    assert words in error
     assert error.count("\n") == 1
 
 

@@ -92,10 +92,10 @@ def quantize_files(
         )
     threads = check_threads(options.threads)
     models = {file: _load(source.file(file)) for file in graph_files(manifest)}
+    before = _generator(source, threads)  # checks that graphs, weights and manifest fit together
     weights = find_weights(models)
     if not any(weight.linears for weight in weights):
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
-    before = _generator(source, threads)
     sampler = Sampler(manifest, before)
     validation = read_validation(options, pairs=manifest.encoder is not None)
     calibration, calibrated_on = _calibration(sampler, options, say)
