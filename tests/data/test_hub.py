@@ -181,15 +181,22 @@ def test_what_workers_get_is_picklable(sources, folder):
     assert len(list(copied)) == len(list(data.train_dataloader()))
 
 
-class Stop(lightning.Callback):
+class Save(lightning.Callback):
+    def __init__(self, directory, steps):
+        self.directory, self.steps = directory, steps
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == 7:
-            trainer.save_checkpoint(self.path)
-            trainer.should_stop = True
+        if trainer.global_step in self.steps:
+            trainer.save_checkpoint(self.directory / f"{trainer.global_step}.ckpt")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.directory / f"epoch{trainer.current_epoch}.ckpt")
 
 
 @pytest.mark.filterwarnings("ignore:.*IterableDataset.*__len__")
-def test_training_resumes_in_mid_epoch_bit_for_bit(sources, folder, tmp_path):
+def test_training_resumes_bit_for_bit(sources, folder, tmp_path):
+    """In the middle of the first epoch and of a later one, and between the two."""
+
     def run(path=None, callbacks=()):
         lightning.seed_everything(3, verbose=False)
         data = pair_module(sources["builder"] | {"streaming": True, "window": 32}, folder)
@@ -198,13 +205,14 @@ def test_training_resumes_in_mid_epoch_bit_for_bit(sources, folder, tmp_path):
         run.fit(module, data, ckpt_path=path)
         return run.global_step, module.state_dict()
 
-    steps, straight = run()
-    Stop.path = str(tmp_path / "stop.ckpt")
-    assert run(callbacks=[Stop()])[0] == 7 < steps // 2
-    resumed_steps, resumed = run(Stop.path)
-    assert resumed_steps == steps
-    for name, weight in straight.items():
-        assert torch.equal(weight, resumed[name])
+    epoch = 14
+    steps, straight = run(callbacks=[Save(tmp_path, (7, epoch + 5))])
+    assert steps == 2 * epoch
+    for name in ("7", "epoch0", f"{epoch + 5}"):
+        resumed_steps, resumed = run(tmp_path / f"{name}.ckpt")
+        assert resumed_steps == steps, name
+        for weight in straight:
+            assert torch.equal(straight[weight], resumed[weight]), (name, weight)
 
 
 @pytest.mark.parametrize(

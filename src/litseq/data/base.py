@@ -224,7 +224,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         """The place in the epoch, for a checkpoint."""
         if not self._streams("train"):
             return {"position": self._position.state_dict()}
-        state = self._stream_position.state_dict(begun_batches(self.trainer))
+        state = self._stream_position.state_dict(*begun_batches(self.trainer))
         return {"streams": of_all_ranks(state, self.ranks[0])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -106,6 +106,9 @@ class StreamPosition:
     def begin(self, epoch: int, workers: int) -> dict[str, Any]:
         """Start an epoch; where it goes on, which is at its beginning unless a resumed run goes on in it."""
         resume, self._resume = self._resume, None
+        if resume is not None:
+            # Where a schedule asks how long the training is, the first batch is fetched before Lightning knows the epoch.
+            epoch = max(epoch, resume["epoch"])
         self.epoch, self._now = epoch, {"batches": 0, "first": 0, "places": {}}
         if resume is not None and resume["epoch"] == epoch:
             if resume["workers"] != workers:
@@ -131,8 +134,15 @@ class StreamPosition:
 
     workers = 0
 
-    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
-        """Where the epoch goes on behind so many batches; behind the last one handed out when it is not said."""
+    def state_dict(self, batches: int | None = None, ended: bool = False) -> dict[str, Any]:
+        """Where training goes on.
+
+        Args:
+            batches: Behind so many batches of the epoch; None: behind the last one that was handed out.
+            ended: At the beginning of the next epoch.
+        """
+        if ended:
+            return {"epoch": self.epoch + 1, "workers": self.workers, "batches": 0, "first": 0, "places": {}}
         found = next((now for now in self._last if now["batches"] == batches), self._now)
         return {"epoch": self.epoch, "workers": self.workers, **found}
 
@@ -151,8 +161,8 @@ class StreamLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # of what torch returns only `next` is used
         stream = self.dataset
         assert isinstance(stream, StreamedBatches)
-        stream.epoch = self.epoch_of()
-        begin = self.position.begin(stream.epoch, self.num_workers)
+        begin = self.position.begin(self.epoch_of(), self.num_workers)
+        stream.epoch = self.position.epoch
         stream.places, stream.first = begin["places"], begin["first"]
         for batch, place in super().__iter__():
             if not self.agree(True):
@@ -183,11 +193,14 @@ def all_have_more(trainer: Trainer) -> Callable[[bool], bool]:
     return agree
 
 
-def begun_batches(trainer: Any) -> int | None:
-    """The batches of this epoch that training has begun, None where nothing trains."""
+def begun_batches(trainer: Any) -> tuple[int | None, bool]:
+    """The batches of this epoch that training has begun, None where nothing trains, and whether they are all of it."""
     loop = getattr(trainer, "fit_loop", None)
     module: LightningModule | None = getattr(trainer, "lightning_module", None)
-    return None if loop is None or module is None else int(loop.epoch_loop.batch_progress.current.ready)
+    if loop is None or module is None:
+        return None, False
+    progress = loop.epoch_loop.batch_progress
+    return int(progress.current.ready), bool(progress.is_last_batch)
 
 
 def of_all_ranks(state: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
