@@ -6,7 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra [train]")
 
+from integration.toy_trainer import trainer  # noqa: E402
 from litseq.cli import train  # noqa: E402
+from litseq.data import PairDataModule  # noqa: E402
 from litseq.errors import CheckpointError, LitseqError, UsageError  # noqa: E402
 from litseq.models import DecoderOnly, EncoderDecoder, load_module  # noqa: E402
 
@@ -82,6 +84,25 @@ def test_a_class_of_the_users_own_from_fit_to_predict(directory, capsys):
     assert "val/perplexity" in capsys.readouterr().out
     assert train.run(["predict", *arguments, "--ckpt_path", "kept/a.ckpt"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_checkpoint_of_a_script(directory, capsys):
+    data = PairDataModule(train="train.tsv", val="train.tsv", vocab_size=40, max_tokens=200)
+    module = EncoderDecoder(vocab_size=data.vocab_size, embed_dim=8, num_layers=1, num_heads=2, max_seq_len=32)
+    run = trainer(max_steps=1, limit_val_batches=0)
+    run.fit(module, data)
+    run.save_checkpoint("script.ckpt")
+
+    # The checkpoint's arguments, and its class, overrule those of the configuration.
+    arguments = config(directory, "litseq.models.DecoderOnly")
+    assert train.run(["validate", *arguments, "--ckpt_path=script.ckpt"]) == 0
+    assert "val/perplexity" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_a_configuration_names_is_looked_at(directory):
+    (directory / "resume.yaml").write_text("ckpt_path: train.tsv\n")
+    with pytest.raises(CheckpointError, match=r"train.tsv is no checkpoint"):
+        train.run(["fit", *config(directory, "litseq.models.DecoderOnly"), "-c", "resume.yaml"])
 
 
 @pytest.mark.filterwarnings("ignore:.*configure_optimizers. will be overridden")

@@ -35,6 +35,19 @@ class TrainCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             super().parse_arguments(parser, args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Take the model of the checkpoint, its class too: Lightning knows that of its own command line's only."""
+        given = self.config[self.config.subcommand]
+        path = given.get("ckpt_path")
+        if not path or path in CHECKPOINT_KEYWORDS or Path(path).is_dir():
+            return
+        checkpoint = read_checkpoint(path)  # torch's own errors are long
+        arguments = dict(checkpoint.get("hyper_parameters", {}))
+        arguments.pop("_instantiator", None)
+        class_path = arguments.pop("_class_path", checkpoint["litseq"]["class_path"])
+        model = {"class_path": class_path, "dict_kwargs": arguments}
+        self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
+
     def instantiate_classes(self) -> None:
         """Build what the configuration describes; a value that cannot be is the user's to mend."""
         try:
@@ -112,7 +125,7 @@ def run(argv: Sequence[str]) -> int:
         sys.path.append(os.getcwd())
     # What Lightning calls is Lightning's matter, and nothing a user of a configuration can change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    _check_files(argv)
+    _check_configs(argv)
     options: dict[str, Any] = {}
     if argv[:1] == ["predict"]:
         # The progress bar would stand between the predictions.
@@ -136,13 +149,11 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check_files(argv: Sequence[str]) -> None:
-    """Look at checkpoint and configuration before LightningCLI does, which lets the errors of their readers through."""
+def _check_configs(argv: Sequence[str]) -> None:
+    """Look at configurations before LightningCLI does, which lets the errors of their reader through."""
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         path = value if equals else "".join(argv[i + 1 : i + 2])
-        if name == "--ckpt_path" and path and path not in CHECKPOINT_KEYWORDS and not Path(path).is_dir():
-            read_checkpoint(path)
         if name in ("-c", "--config") and Path(path).is_file():
             _check_config(path)
 
