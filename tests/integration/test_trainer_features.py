@@ -71,6 +71,21 @@ def test_bfloat16(make, collate):
     assert abs(exact.callback_metrics["val/loss"] - mixed.callback_metrics["val/loss"]) < 0.05
 
 
+@kinds
+def test_callbacks_see_mean_losses(make, collate):
+    class Outputs(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.seen.append((float(outputs["loss"]), float(trainer.callback_metrics["train/loss"])))
+
+    outputs = Outputs()
+    trainer(limit_val_batches=0, callbacks=[outputs]).fit(make(), data(collate))
+    for loss, logged in outputs.seen:
+        assert loss == pytest.approx(logged)
+
+
 @pytest.mark.filterwarnings("ignore")  # dynamo hides its own warnings, which does not help where they are errors
 def test_compiled():
     run, plain = (trainer(max_steps=2, limit_val_batches=0) for _ in range(2))

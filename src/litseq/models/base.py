@@ -172,7 +172,7 @@ class SequenceModule(LightningModule, ABC):
         torch.manual_seed(step_seed(self.record.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Hand out the scaled sum; `on_before_optimizer_step` makes it a mean over tokens."""
+        """Hand out a mean with the gradient of the sum; `on_before_optimizer_step` makes that a mean over all tokens."""
         return self._account(self.compute_loss(batch))
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:

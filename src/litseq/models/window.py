@@ -55,13 +55,15 @@ class TokenWindow:
             time_fraction: How much of the time limit is used, agreed on by the ranks in `close`.
 
         Returns:
-            The loss to go backward with.
+            The loss to go backward with. Its value is the mean over the tokens, which callbacks and Lightning's
+            learning-rate finder read; its gradient is that of the sum by LOSS_SCALE.
         """
         loss_sum = loss.loss_sum.detach().float()
         sums = torch.stack([loss_sum, loss.token_count.float(), torch.zeros_like(loss_sum)])
         self._sums = sums if self._sums is None else self._sums + sums
         self._sums[2] = time_fraction
-        return loss.loss_sum / LOSS_SCALE
+        mean, scaled = loss_sum / loss.token_count.clamp(min=1), loss.loss_sum / LOSS_SCALE
+        return mean + (scaled - scaled.detach())
 
     def close(self, trainer: Trainer, parameters: Iterable[nn.Parameter]) -> tuple[Tensor, Tensor] | None:
         """Scale the gradients and start the next window.
