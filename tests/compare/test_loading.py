@@ -9,7 +9,7 @@ import pytest
 from compare.small import write_pairs
 from litseq.cli.main import main
 from litseq.compare.building import build_module
-from litseq.compare.loading import load
+from litseq.compare.loading import build, load
 from litseq.compare.planning import make_plans
 from litseq.errors import UsageError
 from litseq.models.optim import parameter_groups
@@ -115,3 +115,23 @@ def test_the_help_lists_every_setting(capsys):
     assert all(
         setting in text for setting in ("--config", "--force", "--budget.tokens", "--bleu_tokenizers", "--seeds")
     )
+
+
+def test_a_setting_left_empty_has_its_default():
+    arms = {"a": {"class_path": "litseq.models.DecoderOnly"}}
+    empty = {
+        "title": None,
+        "match": None,
+        "out": None,
+        "speed": {"repeats": None},
+        "budget": {"tokens": 5, "minutes": None},
+    }
+    found = build({"arms": arms, "data": {"init_args": {}}} | empty)
+    assert (found.title, found.match, found.out) == ("Which architecture?", "parameters", "runs/compare")
+    assert (found.speed.repeats, found.budget.tokens, found.budget.minutes) == (5, 5, None)
+
+
+def test_a_label_is_a_text():
+    arms = {"a": {"class_path": "litseq.models.DecoderOnly", "label": 2024}}
+    with pytest.raises(UsageError, match="arm a: label is 2024, expected a text"):
+        build({"arms": arms, "data": {}})

@@ -27,6 +27,10 @@ from litseq.models import DecoderOnly
         ({"tests": {"test": None}}, UsageError, "tests: test names no file"),
         ({"speed": Speed(batches=[])}, UsageError, r"speed.batches is \[\]"),
         ({"speed": Speed(sentences=0)}, UsageError, "speed.sentences is 0"),
+        ({"tests": {"test": 3}}, UsageError, "tests: test is 3, expected a file"),
+        ({"budget": Budget(minutes=float("nan"))}, UsageError, "budget is not above 0, or has no end"),
+        ({"margin": -1.0}, UsageError, "margin is -1.0, expected 0 or more"),
+        ({"out": "/dev/null/out"}, UsageError, "cannot be made"),
         ({"budget": Budget()}, UsageError, "budget has tokens and minutes, or neither"),
         ({"seeds": [-1]}, UsageError, "numbers from 0"),
         ({"seeds": [1, 1]}, UsageError, "none twice"),
@@ -46,6 +50,14 @@ def test_refused_at_once(tmp_path, changes, error, message):
         run_comparison(small(tmp_path, **changes))
     assert "\n" not in str(found.value)
     assert not list(tmp_path.glob("out/runs/*/*/log.txt"))
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(tmp_path):
+    write_pairs(tmp_path)
+    comparison = small(tmp_path)
+    comparison.data.init_args["vocab_size"] = 3
+    with pytest.raises(UsageError, match="data: vocab_size 3 is too small"):
+        run_comparison(comparison)
 
 
 def test_what_is_refused_costs_no_runs(tmp_path):

@@ -1,5 +1,6 @@
 """What is compared: the arms, the data they share, how they are matched and for how long they train."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -166,8 +167,13 @@ def check(comparison: Comparison) -> None:
         problems.append(f"reference is {comparison.reference!r}, expected one of {', '.join(comparison.arms)}")
     if (budget.tokens is None) == (budget.minutes is None):
         problems.append("budget has tokens and minutes, or neither: give one of them")
-    if any(value is not None and value <= 0 for value in (budget.tokens, budget.minutes)):
-        problems.append("budget is not above 0")
+    if any(value is not None and not 0 < value < math.inf for value in (budget.tokens, budget.minutes)):
+        problems.append("budget is not above 0, or has no end")
+    if not 0 <= comparison.margin < math.inf:
+        problems.append(f"margin is {comparison.margin}, expected 0 or more")
+    for name, files in (comparison.tests or {}).items():
+        if not isinstance(files, str | list | dict | None):
+            problems.append(f"tests: {name} is {files!r}, expected a file or several")
     if comparison.match == "compute" and budget.tokens is None:
         problems.append("match: compute gives every arm its own number of tokens, so it needs budget.tokens")
     if not comparison.seeds or len(set(comparison.seeds)) != len(comparison.seeds):

@@ -53,6 +53,7 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> Comparison:
 
 def build(values: dict[str, Any]) -> Comparison:
     """A comparison from plain values; unknown names and wrong types are refused."""
+    values = {name: _given(value) if name in _SUCH_AS else value for name, value in _given(values).items()}
     known = {field.name for field in fields(Comparison)}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"a comparison has no setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
@@ -87,6 +88,11 @@ def build(values: dict[str, Any]) -> Comparison:
     )
 
 
+def _given(values: Any) -> Any:
+    """Settings without those left empty, which have their defaults."""
+    return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
+
+
 def make_parser() -> ArgumentParser:
     """The parser of all settings but `arms` and `data`."""
     parser = ArgumentParser(prog="litseq compare", exit_on_error=False)
@@ -101,6 +107,9 @@ def _part(cls: type[Any], values: Any, where: str) -> Any:
         raise UsageError(f"{where} has {found}, expected {', '.join(known)}")
     if not isinstance(values.get("class_path", ""), str) or not isinstance(values.get("init_args", {}), dict):
         raise UsageError(f"{where}: expected a name under class_path and arguments by name under init_args")
+    for name in ("label", "start_from"):
+        if not isinstance(values.get(name) or "", str):
+            raise UsageError(f"{where}: {name} is {values[name]!r}, expected a text; put quotes around it")
     if cls is Arm and "class_path" not in values:
         raise UsageError(f"{where} has no class_path, such as litseq.models.DecoderOnly")
     return cls(**values)

@@ -110,7 +110,10 @@ def _with_tokenizer(comparison: Comparison, out: Path) -> tuple[dict[str, Any], 
             out.mkdir(parents=True, exist_ok=True)
             # The arms' own options can matter here: span corruption wants sentinel tokens.
             needs = next((arm.data for arm in comparison.arms.values() if "objective" in arm.data), {})
-            build_data(comparison.data.class_path, args | needs).tokenizer.save(file)
+            try:
+                build_data(comparison.data.class_path, args | needs).tokenizer.save(file)
+            except ValueError as error:  # of a vocabulary that is too small
+                raise UsageError(f"data: {error}") from error
         args["tokenizer"] = str(file.resolve())
     return args, build_data(comparison.data.class_path, args).vocab_size
 

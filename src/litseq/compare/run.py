@@ -76,7 +76,10 @@ def _claim(out: Path) -> None:
     """Make the directory, or see that it is a comparison's."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} exists and is no directory; choose another out")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made ({error.strerror}); choose another out") from error
     if any(out.iterdir()) and not (out / OVERVIEW).is_file():
         raise UsageError(
             f"{out} holds something else than a comparison, so nothing is written there; choose another out"
