@@ -215,6 +215,11 @@ def test_training_resumes_bit_for_bit(sources, folder, tmp_path):
             assert torch.equal(straight[weight], resumed[weight]), (name, weight)
 
 
+def test_a_dataset_in_memory_is_refused(folder):
+    with pytest.raises(UsageError, match=r"train= is of type Dataset, expected files.*save_to_disk"):
+        pair_module(datasets.Dataset.from_dict({"source": ["a"], "target": ["b"]}), folder)
+
+
 @pytest.mark.parametrize(
     ("train", "error", "message"),
     [

@@ -1,5 +1,6 @@
 """Hugging Face `datasets` as a source: by name, from a directory, or through one of its builders; whole or streamed."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -123,8 +124,13 @@ def dataset_source(given: Any, where: str) -> DatasetSource | None:
     """
     if isinstance(given, str) and Path(given).is_dir():
         given = {"dataset": given}
-    if not isinstance(given, dict):
+    if given is None or isinstance(given, str | list | tuple | os.PathLike):
         return None
+    if not isinstance(given, dict):
+        raise UsageError(
+            f"{where}= is of type {type(given).__name__}, expected files or a dictionary that describes a dataset; one in "
+            "memory can be read from the directory that its save_to_disk has written"
+        )
     known = [f.name for f in fields(DatasetSource) if f.name != "where"]
     unknown = [name for name in given if name not in known]
     if unknown or not isinstance(given.get("dataset"), str):
