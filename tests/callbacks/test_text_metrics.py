@@ -80,6 +80,24 @@ def test_the_scores_are_those_of_sacrebleu(files, kind, loss_on):
     assert chrf > 20
 
 
+def test_outputs_may_be_as_long_on_every_rank(files, monkeypatch):
+    seen = []
+
+    def generate(module, prompts, options):
+        seen.append(options["max_new_tokens"])
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("litseq.callbacks.text_metrics.generate_ids", generate)
+    data = pairs(files)
+    run = trainer(callbacks=[TextMetrics(limit=3)], max_steps=1, val_check_interval=1)
+    # Another rank has a reference of 40 tokens.
+    monkeypatch.setattr(
+        run.strategy, "reduce", lambda value, *_, reduce_op="mean": value * 0 + 40 if reduce_op == "max" else value
+    )
+    run.fit(model(EncoderDecoder, data), data)
+    assert seen == [40 + 20 + 1]
+
+
 def test_bad_and_empty_outputs_are_scored_as_sacrebleu_scores_them():
     texts = ["", "a cat is on it", "the dog runs away now", "x y z", ""]
     references = ["a dog sits there", "a cat sat down", "the dog ran far away", "red green", "b"]

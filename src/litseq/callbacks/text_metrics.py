@@ -129,7 +129,8 @@ class TextMetrics(Callback):
         share = min(len(self._pairs), -(-self.limit // trainer.world_size))
         places = np.linspace(0, max(len(self._pairs) - 1, 0), share).round().astype(int)
         chosen = [self._pairs[place] for place in places.tolist()]
-        longest = max((len(reference) for _, reference in chosen), default=1)
+        own = torch.tensor(max((len(reference) for _, reference in chosen), default=1), device=module.device)
+        longest = int(trainer.strategy.reduce(own, reduce_op="max"))  # of all ranks, whoever has it
         limit = self.max_new_tokens or longest + longest // 2 + 1
         options = module.generation_options() | {"max_new_tokens": limit} | self.options
         outputs = generate_ids(module, [prompt for prompt, _ in chosen], options)
