@@ -32,6 +32,7 @@ from litseq.text.chat_template import sample_text
 from litseq.text.chatml import IM_END, IM_START
 from litseq.text.messages import ASSISTANT
 from litseq.text.rendered import LabelledIds
+from litseq.text.special_tokens import SPECIAL_TOKENS
 
 _BLOCK = 4096  # examples that are lists of ids at the same time
 _DEFAULT_LENGTH = 512
@@ -163,7 +164,8 @@ class ConversationDataModule(SequenceDataModule):
         """What the template writes."""
         given: list[str] = self.hparams["special_tokens"] or []
         chatml = (IM_START, IM_END) if self._template_source[0] == CHATML else ()
-        return (*chatml, *(token for token in given if token not in chatml))
+        # A template may write tokens that every tokenizer of ours has, such as Gemma's <bos>.
+        return tuple(token for token in dict.fromkeys((*chatml, *given)) if token not in SPECIAL_TOKENS)
 
     def tokenizer_texts(self, columns: Columns) -> Iterable[str]:
         """The messages, the names of the roles as often as a template writes them, and what else it writes, once."""
