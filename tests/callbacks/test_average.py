@@ -1,7 +1,10 @@
 """Averages of weights: what is written, exported and refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from integration.toy_trainer import Batches, trainer, uneven_batches
@@ -88,6 +91,26 @@ def test_a_resumed_run_averages_what_the_stopped_one_has_kept(tmp_path):
     fit(tmp_path, *callbacks("b"), epochs=3, checkpoint=tmp_path / "a" / "last.ckpt")
     averaged = torch.load(tmp_path / "b" / "average.ckpt", weights_only=True)["litseq"]["averaged"]
     assert averaged == ["to-average-step=3.ckpt", "to-average-step=6.ckpt", "to-average-step=9.ckpt"]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint", "ignore:.*ModelCheckpoint callback states")
+def test_a_run_resumed_inside_an_accumulation_keeps_no_step_twice(tmp_path):
+    inside = tmp_path / "inside.ckpt"
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 3:
+                trainer.save_checkpoint(inside, weights_only=False)
+
+    for extra, checkpoint in ([Save()], None), ([], inside):
+        average = AverageCheckpoints(9, str(tmp_path), every_n_train_steps=1)
+        run = trainer(
+            callbacks=[average, *extra], enable_checkpointing=True, accumulate_grad_batches=3, limit_val_batches=0
+        )
+        data = Batches(decoder_only_batch, uneven_batches(6))
+        run.fit(tiny_decoder_only(), data, ckpt_path=checkpoint, weights_only=checkpoint is not None or None)
+        assert sorted(Path(path).stem for path in average.best_k_models) == ["to-average-step=1", "to-average-step=2"]
+        (tmp_path / "to-average-step=2.ckpt").unlink()  # as where the run was killed at `inside`
 
 
 def test_the_running_average_or_the_raw_weights_are_exported(tmp_path, capsys, monkeypatch):

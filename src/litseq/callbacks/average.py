@@ -61,6 +61,8 @@ class AverageCheckpoints(ModelCheckpoint):
         """Go on with what the resumed run has kept, though a logger gives every run a directory of its own."""
         kept = {path: step for path, step in state_dict["best_k_models"].items() if Path(path).is_file()}
         super().load_state_dict(state_dict | {"dirpath": self.dirpath, "best_k_models": kept})
+        # Inside an accumulation the step stays what it is: Lightning, which forgets this, would keep it twice.
+        self._last_global_step_saved = int(max(kept.values(), default=0))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Average on rank zero; the others wait."""
