@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -29,7 +28,7 @@ from litseq.quantize.rounding import round_to_nearest
 from litseq.quantize.rows_form import RowWeight, round_rows
 from litseq.quantize.runner import Row, Runner, graph_files
 from litseq.quantize.samples import Sampler, Text, read_texts
-from litseq.quantize.weights import WEIGHTS_FILE, save_graphs
+from litseq.quantize.weights import WEIGHTS_FILE, load_graph, save_graphs
 from litseq.runtime import Generator
 from litseq.runtime.sessions import check_threads
 
@@ -67,7 +66,8 @@ def quantize_bundle(
     """
     options = to if isinstance(to, QuantizeOptions) else QuantizeOptions(to)
     check_target(out, force=force)
-    with create_bundle(out, force=force) as draft, _sole_names(open_bundle(bundle), draft.path) as source:
+    source = open_bundle(bundle)
+    with create_bundle(out, force=force) as draft:
         kept = set(source.manifest.files) - set(graph_files(source.manifest)) - {WEIGHTS_FILE, CARD_FILE}
         for name in sorted(kept):
             shutil.copyfile(source.file(name), draft.path / name)
@@ -91,7 +91,7 @@ def quantize_files(
             f"{source.path} is quantised to {manifest.quantization.get('scheme')} already; quantise the fp32 bundle"
         )
     threads = check_threads(options.threads)
-    models = {file: _load(source.file(file)) for file in graph_files(manifest)}
+    models = {file: load_graph(source.file(file)) for file in graph_files(manifest)}
     before = _generator(source, threads)  # checks that graphs, weights and manifest fit together
     weights = find_weights(models)
     if not any(weight.linears for weight in weights):
@@ -136,25 +136,6 @@ def quantize_in_place(
         for file in Path(beside).iterdir():
             file.replace(directory / file.name)
     return replace(new, files={}), report
-
-
-def _load(file: Path) -> ir.Model:
-    try:
-        return ir.load(file)
-    except Exception as error:  # protobuf's and onnx_ir's own kinds
-        raise BundleError(f"{file} is no ONNX graph ({' '.join(str(error).split())[:200]})") from error
-
-
-@contextmanager
-def _sole_names(source: Bundle, beside: Path) -> Iterator[Bundle]:
-    """The bundle, or a passing copy of it: the reader of ONNX weights refuses files with a second name (hard links)."""
-    if all(source.file(name).stat().st_nlink == 1 for name in source.manifest.files):
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix=f"{beside.name}.", dir=beside.parent) as copy:
-        for name in source.manifest.files:
-            shutil.copyfile(source.file(name), Path(copy) / name)
-        yield Bundle(Path(copy), source.manifest)
 
 
 def _generator(bundle: Bundle, threads: int) -> Generator:
@@ -245,7 +226,7 @@ def _keep_at_8_bits(
 
     def rise_of(share: float) -> float:
         with tempfile.TemporaryDirectory(dir=scratch) as directory:
-            models = {file: _load(source.file(file)) for file in graph_files(source.manifest)}
+            models = {file: load_graph(source.file(file)) for file in graph_files(source.manifest)}
             apply(models, find_weights(models), with_share(share))
             save_graphs(models, Path(directory))
             files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in Path(directory).iterdir()}

@@ -6,11 +6,50 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from litseq.bundle.manifest import is_plain_name
+from litseq.errors import BundleError
+
 WEIGHTS_FILE = "weights.data"
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph, where shape inference can see them."""
 ALIGNMENT = 4096
 """A page, so that onnxruntime can map a tensor into memory where it lies."""
+
+
+def load_graph(file: Path) -> ir.Model:
+    """A graph whose weights are mapped where they lie when they are asked for.
+
+    onnx_ir would read them too, but refuses a file with a second name (a hard link), which tools that save space make, and
+    so does another quantisation of the same bundle while it runs.
+
+    Raises:
+        BundleError: The file is no graph, or names weights outside of its directory.
+    """
+    try:
+        model = ir.load(file)
+    except Exception as error:  # protobuf's and onnx_ir's own kinds
+        raise BundleError(f"{file} is no ONNX graph ({' '.join(str(error).split())[:200]})") from error
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _mapped(value.const_value, file)
+    return model
+
+
+def _mapped(tensor: ir.ExternalTensor, graph: Path) -> ir.LazyTensor:
+    location = str(tensor.location)
+    if not is_plain_name(location):
+        raise BundleError(f"{graph} reads weights from {location!r}, expected a file beside it")
+
+    def read() -> ir.TensorProtocol:
+        shape, kind = tuple(tensor.shape.numpy()), tensor.dtype.numpy().newbyteorder("<")
+        data = (
+            np.memmap(graph.parent / location, kind, "r", tensor.offset or 0, shape)
+            if tensor.size
+            else np.empty(shape, kind)
+        )
+        return ir.Tensor(data, tensor.dtype, name=tensor.name)
+
+    return ir.LazyTensor(read, tensor.dtype, tensor.shape, name=tensor.name)
 
 
 def save_graphs(models: dict[str, ir.Model], directory: Path) -> None:
