@@ -206,9 +206,9 @@ def test_training_resumes_bit_for_bit(sources, folder, tmp_path):
         return run.global_step, module.state_dict()
 
     epoch = 14
-    steps, straight = run(callbacks=[Save(tmp_path, (7, epoch + 5))])
+    steps, straight = run(callbacks=[Save(tmp_path, (7, epoch, epoch + 5))])
     assert steps == 2 * epoch
-    for name in ("7", "epoch0", f"{epoch + 5}"):
+    for name in ("7", f"{epoch}", "epoch0", f"{epoch + 5}"):
         resumed_steps, resumed = run(tmp_path / f"{name}.ckpt")
         assert resumed_steps == steps, name
         for weight in straight:

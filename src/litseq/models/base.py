@@ -26,7 +26,7 @@ from litseq.models.optim import (
     parameter_groups,
     time_fraction,
 )
-from litseq.models.progress import reopen_epoch
+from litseq.models.progress import close_epoch, reopen_epoch
 from litseq.models.record import CheckpointRecord, rename_state, step_seed
 from litseq.models.sharding import shard_layers
 from litseq.models.window import TokenWindow
@@ -229,6 +229,7 @@ class SequenceModule(LightningModule, ABC):
         """Record under `litseq` what restores the subclass and serves the model."""
         checkpoint["litseq"] = self.record.to_dict(self)
         reopen_epoch(checkpoint, self.trainer)
+        close_epoch(checkpoint, self.trainer)
         # The gradients of other ranks are not at hand.
         if "optimizer_states" in checkpoint and self.trainer.world_size == 1:
             checkpoint[WINDOW_KEY] = self._window.state_dict(self.named_parameters())

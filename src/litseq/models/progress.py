@@ -20,3 +20,20 @@ def reopen_epoch(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         checkpoint["epoch"] -= 1
         for count in epochs["current"], epochs["total"]:
             count["completed"] = count["processed"] = count["ready"] - 1
+
+
+def close_epoch(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Count an epoch as done of which the last batch is: Lightning, resuming, tells that by the epoch's length.
+
+    A stream has none. The next epoch's batches would be numbered on from the last one's, and so be seeded otherwise.
+    """
+    loop = checkpoint.get("loops", {}).get("fit_loop")
+    if loop is None or trainer.num_training_batches != float("inf"):
+        return
+    batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+    within = batches["current"]["completed"] < batches["current"]["processed"]
+    if batches["is_last_batch"] and within and epochs["current"]["processed"] < epochs["current"]["ready"]:
+        for which in "current", "total":
+            batches[which]["completed"] += 1
+            epochs[which]["processed"] += 1
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
