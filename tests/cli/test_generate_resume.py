@@ -85,6 +85,26 @@ def test_an_interrupt_before_the_first_output_leaves_nothing(run, tmp_path, sour
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.parametrize("name", ["out.txt", "out.txt.gz"])
+def test_an_output_that_cannot_take_its_place_is_kept(run, tmp_path, source, monkeypatch, name):
+    replace = _partial.os.replace
+
+    def full(old, new):
+        if _partial.Path(new).name == name:
+            raise OSError(28, "No space left on device")
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_partial.os, "replace", full)
+        code, _, err = run("--input", "in.txt", "--output", name)
+    assert code == 2
+    assert f"{name} cannot be written: No space left on device" in err
+    assert err.endswith(f"prompts are kept in {name}.partial; go on with --resume\n")
+    assert names(tmp_path) == sorted(["in.txt", f"{name}.partial", f"{name}.partial.json"])
+    assert run("--input", "in.txt", "--output", name, "--resume") == (0, "", "")
+    assert names(tmp_path) == ["in.txt", name]
+
+
 @pytest.fixture
 def partial(run, source, monkeypatch):
     with monkeypatch.context() as patch:

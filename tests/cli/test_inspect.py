@@ -17,6 +17,13 @@ def test_it_says_what_the_bundle_is_and_what_was_checked(capsys, monkeypatch, na
         assert words in out
 
 
+def test_long_names_are_not_cut_off(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert cli.main(["inspect", str(fixture_path("tiny-decoder-only"))]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+
+
 def test_as_json(capsys):
     path = fixture_path("tiny-decoder-only")
     assert cli.main(["inspect", str(path), "--json"]) == 0

@@ -55,5 +55,5 @@ def test_the_share_of_a_decoder_is_kept():
 def test_what_cannot_be_is_one_line():
     with pytest.raises(UsageError, match=r"arm x: .*embeddim"):
         match_parameters(CLASSES[1], {"embeddim": 3}, 1000, where="arm x")
-    with pytest.raises(UsageError, match="no size within 2%"):
+    with pytest.raises(UsageError, match="no size within 2 %"):
         match_parameters(CLASSES[1], {"vocab_size": 100_000, "embed_dim": 64}, 10, where="arm x")

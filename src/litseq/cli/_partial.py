@@ -141,7 +141,14 @@ class PartialOutput:
 
     def finish(self) -> None:
         """Put the output in its place."""
-        self._stream.flush()
+        self.note()
+        try:
+            self._put_in_place()
+        except OSError as error:
+            raise UsageError(f"{self._target} cannot be written: {error.strerror}; mend that") from error
+        self._note.unlink(missing_ok=True)
+
+    def _put_in_place(self) -> None:
         if is_packed_name(self._target):
             packed = self._target.with_name(self._target.name + ".packing")
             try:
@@ -161,10 +168,11 @@ class PartialOutput:
         else:
             self._stream.close()
             os.replace(self.path, self._target)
-        self._note.unlink(missing_ok=True)
 
     def stop(self) -> bool:
         """Leave what is done for another run; whether there is anything."""
+        if self._stream.closed:  # all is done and noted, but not in its place
+            return True
         with self._stream:
             kept = self.done > 0 or self.done_before > 0
             if self.done > self.done_before:

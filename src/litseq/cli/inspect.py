@@ -45,10 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(bundle: Bundle, conversation: Mapping[str, object]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     manifest = bundle.manifest
-    table = Table("", "", show_header=False, title=_plain(str(bundle.path)), title_justify="left")
+    # A long name breaks over lines: rich would cut it off.
+    columns = Column(overflow="fold"), Column(overflow="fold")
+    table = Table(*columns, show_header=False, title=_plain(str(bundle.path)), title_justify="left")
     total = sum(entry.bytes for entry in manifest.files.values())
     sections: dict[str, Mapping[str, object]] = {
         "what it is": {

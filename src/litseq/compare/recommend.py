@@ -206,7 +206,7 @@ def _caveats(results: dict[str, Any], test: str) -> list[str]:
     setup = results["configuration"]
     seeds = len(setup["seeds"])
     matched = {
-        "parameters": f"parameters matched to within {setup['tolerance']:.0%}",
+        "parameters": f"parameters matched to within {100 * setup['tolerance']:g} %",
         "compute": "the operations of training matched by formula, not the parameters",
         "none": "neither parameters nor compute matched",
     }[setup["match"]]

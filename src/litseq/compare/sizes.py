@@ -61,7 +61,7 @@ def match_parameters(
             if off(found) <= tolerance:  # the first ones of a kind are the nearest to what was given
                 return Size(candidate, found, _changes(init_args, candidate, sizes))
     raise UsageError(
-        f"{where}: no size within {tolerance:.0%} of {target:,} parameters was found (it has {parameters:,} as given);"
+        f"{where}: no size within {100 * tolerance:g} % of {target:,} parameters was found (it has {parameters:,} as given);"
         " give the arm a size nearer to the reference, a wider tolerance, or match: none"
     )
 
