@@ -17,11 +17,16 @@ def test_it_says_what_the_bundle_is_and_what_was_checked(capsys, monkeypatch, na
         assert words in out
 
 
-def test_long_names_are_not_cut_off(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    assert cli.main(["inspect", str(fixture_path("tiny-decoder-only"))]) == 0
-    out = capsys.readouterr().out
-    assert "…" not in out
+def test_long_names_are_not_cut_off(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "60")
+    copy = tmp_path / "copy"
+    shutil.copytree(fixture_path("tiny-decoder-only"), copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["model"]["class_path"] = "a_package_of_mine." * 8 + "Model"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert cli.main(["inspect", str(copy)]) == 0
+    together = capsys.readouterr().out.translate(dict.fromkeys(map(ord, " \n│")))
+    assert together.count("a_package_of_mine.") == 8
 
 
 def test_as_json(capsys):
