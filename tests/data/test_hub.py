@@ -87,6 +87,7 @@ def test_a_saved_directory_needs_no_dictionary_and_other_splits_have_names(sourc
         ("saved", "train[:10%]", 10),
         ("splits", "validation[4:]", 5),
         ("splits", "train[:3]+train[-2:]", 5),
+        ("splits", "train+validation[:4]", COUNT + 4),
     ):
         slice_of = pair_module(sources[form] | {"split": split}, folder)
         slice_of.setup("fit")

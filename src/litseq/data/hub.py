@@ -23,7 +23,8 @@ class DatasetSource:
     """Its name, a file (.json, .csv, .parquet, .arrow), a directory of `save_to_disk` or with data files, or a builder
     (`json`, `csv`, `parquet`, `text`) that takes `data_files`."""
     split: str = ""
-    """Its split: `train`, `validation` for `val`, `test` for the others; also a slice, `train[:10%]`, if not streamed."""
+    """Its split: `train`, `validation` for `val`, `test` for the others; also a slice, `train[:10%]`, if not streamed,
+    and several: `train+validation`."""
     name: str | None = None
     """Its configuration, where it has several."""
     data_files: str | list[str] | dict[str, Any] | None = None
@@ -99,17 +100,16 @@ class DatasetSource:
 
     def _saved(self, found: Any) -> Any:
         """The split of a directory that `save_to_disk` wrote; a dataset without splits is taken as it is."""
-        name, bracket, _ = self.split.partition("[")
-        if isinstance(found, dict):
-            if name not in found:
-                raise DataError(f"{self.label}: there is no such split, found {', '.join(map(repr, found)) or 'none'}")
-            found = found[name]
-        if not bracket:
-            return found
+        names = [part.partition("[")[0] for part in self.split.split("+")]
+        splits = found if isinstance(found, dict) else {names[0]: found}
+        if any(name not in splits for name in names):
+            raise DataError(f"{self.label}: there is no such split, found {', '.join(map(repr, splits)) or 'none'}")
+        if self.split in splits:
+            return splits[self.split]
         from datasets import ReadInstruction, concatenate_datasets
 
-        parts = ReadInstruction.from_spec(self.split).to_absolute({name: len(found)})
-        return concatenate_datasets([found.select(range(part.from_, part.to)) for part in parts])
+        parts = ReadInstruction.from_spec(self.split).to_absolute({name: len(rows) for name, rows in splits.items()})
+        return concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
 def dataset_source(given: Any, where: str) -> DatasetSource | None:
