@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from litseq.errors import UsageError
@@ -23,9 +24,27 @@ def test_what_makes_it_sample(values, sampling):
     assert GenerationOptions(**values).sampling is sampling
 
 
+def test_scalars_and_arrays_of_numpy_are_pythons_numbers_and_lists():
+    options = GenerationOptions(
+        max_new_tokens=np.int64(3),
+        temperature=np.float32(0.5),
+        seed=np.uint64(2**63),
+        logprobs=np.True_,
+        prefix=np.array([5, 6]),
+        bad_words=[np.array([7])],
+    )
+    assert options == GenerationOptions(
+        max_new_tokens=3, temperature=0.5, seed=2**63, logprobs=True, prefix=[5, 6], bad_words=[[7]]
+    )
+    assert type(options.max_new_tokens) is int and type(options.temperature) is float
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("max_new_tokens", np.float64(3)),
+        ("max_new_tokens", np.True_),
+        ("bad_words", [[True]]),
         ("max_new_tokens", 0),
         ("max_new_tokens", 1.5),
         ("max_new_tokens", True),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from litseq.errors import UsageError
-from litseq.runtime import Generator
+from litseq.runtime import Generator, Scheduler
 from runtime.fixtures import FIXTURES, fixture_net, fixture_path
 
 TEXTS = ["the quick brown fox", "", "größe 🙂", "a", "one two three four five six seven", "你好"]
@@ -166,6 +166,19 @@ def refused(call, *words):
         assert word in message, message
 
 
+def test_numbers_and_arrays_of_numpy_are_taken_everywhere(generator, name):
+    ids = np.array([5, 6, 7])
+    other = Generator.from_bundle(
+        fixture_path(name), threads=np.int64(1), batch_size=np.int32(2), reuse_bytes=np.int64(2**20)
+    )
+    wanted = generator.generate([[5, 6, 7]], max_new_tokens=6)
+    assert other.generate([ids], max_new_tokens=np.int64(6), batch_size=np.int64(1), workers=np.int8(1)) == wanted
+    assert list(other.generate_iterable([ids], window=np.int64(2), max_new_tokens=6)) == wanted
+    assert other.score([ids], [ids]) == generator.score([[5, 6, 7]], [[5, 6, 7]])
+    with Scheduler(other, max_rows=np.int64(1), chunk_tokens=np.int64(8)) as scheduler:
+        assert scheduler.submit(ids, priority=np.int64(1), max_new_tokens=6).result(30).token_ids == wanted[0].token_ids
+
+
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
@@ -175,6 +188,9 @@ def refused(call, *words):
         ([[-1]], "token id -1"),
         ([3], "prompt 0 is of type int, expected text or a list of token ids"),
         ([[1.5]], "prompt 0 is of type list"),
+        ([[True]], "prompt 0 is of type list"),
+        ([np.array([1.5])], "prompt 0 is of type ndarray"),
+        ([np.array([[5, 6]])], "prompt 0 is of type ndarray"),
         (["a\ud800"], "prompt 0 is no valid Unicode"),
         ("text", "prompts is of type str, expected a list"),
         (None, "prompts is of type NoneType"),

@@ -25,6 +25,7 @@ from litseq.export.parity import GraphRunner, ParityReport, check_parity
 from litseq.export.reference import Reference, check_whole_module
 from litseq.export.trace import trace
 from litseq.generation import GenerationOptions
+from litseq.generation.plain import plain
 from litseq.models import SequenceModule
 from litseq.quantize import QuantizeOptions, quantize_in_place
 from litseq.quantize.quantizer import read_validation
@@ -208,7 +209,7 @@ def _manifest(
         prompt_pass="whole" if "prefix_lengths" in spec.inputs else "chunks",
         prompt_format=(prompt_format or _prompt_format(module, tokenizer)).to_dict(),  # type: ignore[arg-type]
         chat=module.record.chat or {},
-        generation=module.generation_options(),
+        generation={name: plain(value) for name, value in module.generation_options().items()},
         provenance={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"litseq": litseq.__version__, "python": platform.python_version()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from litseq.errors import UsageError
+from litseq.generation.plain import is_whole, plain
 
 _MOST_TOKENS = 2**31 - 1
 _MOST_BEAMS = 1024
@@ -90,12 +90,14 @@ class GenerationOptions:
     """Whether tokens are sampled; follows from the rest."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, Sequence):
             object.__setattr__(self, "stop", tuple(self.stop))
         if isinstance(self.bad_words, Sequence) and not isinstance(self.bad_words, str):
-            object.__setattr__(self, "bad_words", tuple(self.bad_words))
+            object.__setattr__(self, "bad_words", tuple(plain(word) for word in self.bad_words))
         problems = [*_problems(self)]
         if problems:
             raise UsageError(f"generation options are not usable: {'; '.join(problems)}")
@@ -223,5 +225,5 @@ def _is_word(word: object, may_be_empty: bool = False) -> bool:
         return bool(word)
     if not isinstance(word, Sequence):
         return False
-    ids = all(isinstance(i, numbers.Integral) and int(i) >= 0 for i in word)
+    ids = all(is_whole(i) and int(i) >= 0 for i in word)
     return ids and (may_be_empty or len(word) > 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 from litseq.errors import UsageError
 from litseq.generation import Engine, GenerationOptions, Prompt, Request, run
+from litseq.generation.plain import plain
 from litseq.models.base import SequenceModule
 from litseq.models.torch_step import TorchStepModel
 
@@ -29,7 +30,8 @@ def generate_ids(
     Raises:
         UsageError: options hold a text, and no tokenizer is known.
     """
-    values = dict(module.generation_options() if options is None else options)
+    given = module.generation_options() if options is None else options
+    values = {name: plain(value) for name, value in given.items()}
     values.pop("stop", None)
     values["bad_words"] = [_ids(module, word) for word in values.get("bad_words") or ()]
     prefix = _ids(module, values.get("prefix") or ())

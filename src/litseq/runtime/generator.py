@@ -61,7 +61,9 @@ class Generator:
         finally:
             bundle.ensure_sound()  # weights that are damaged explain why a graph did not load
         if reuse_bytes:
-            check_integer("reuse_bytes", reuse_bytes, 0, expected="a whole number of bytes, or 0 to keep nothing")
+            reuse_bytes = check_integer(
+                "reuse_bytes", reuse_bytes, 0, expected="a whole number of bytes, or 0 to keep nothing"
+            )
         self._reuse = PrefixStore(reuse_bytes) if reuse_bytes else None
         self._path = bundle.path.resolve()
         self._settings: dict[str, Any] = {
@@ -198,7 +200,7 @@ class Generator:
         See `OfflineRun` for the arguments and for what it gives.
         """
         if window is not None:
-            check_integer("window", window, 1)
+            window = check_integer("window", window, 1)
         rows = _check_batch_size(self.batch_size if batch_size is None else batch_size)
         chosen = self._options(options)
         workers = _check_workers(workers)

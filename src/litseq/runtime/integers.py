@@ -3,12 +3,13 @@
 import math
 
 from litseq.errors import UsageError
+from litseq.generation.plain import plain
 
 
 def check_integer(
     name: str, value: object, least: float = -math.inf, most: float = math.inf, *, expected: str = ""
 ) -> int:
-    """The value of an argument, which must be an `int` (True and False are none) within its bounds.
+    """The value of an argument, which must be a whole number (True and False are none) within its bounds.
 
     Args:
         name: The argument.
@@ -20,6 +21,7 @@ def check_integer(
     Raises:
         UsageError: it is something else.
     """
+    value = plain(value)
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
     bounds = "" if least == -math.inf else f" of at least {least}" if most == math.inf else f" from {least} to {most}"

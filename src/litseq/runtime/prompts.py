@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 
 from litseq.bundle import Manifest
 from litseq.errors import BundleError, LitseqError, UsageError
 from litseq.generation import Prompt
+from litseq.generation.plain import ArrayLike, is_whole, plain
 from litseq.text import PromptFormat, Tokenizer
 
-PromptLike = str | Sequence[int]
+PromptLike = str | Sequence[int] | ArrayLike
 """A text, which the bundle's prompt format frames, or token ids, which are taken as they are."""
 
 
@@ -114,8 +114,8 @@ class PromptReader:
             if not is_unicode(given):
                 raise UsageError(f"{where} is no valid Unicode (a lone surrogate); decode it as UTF-8 first")
             ids = self._tokenizer.encode(given)
-        elif isinstance(given, Sequence) and all(isinstance(i, numbers.Integral) for i in given):
-            ids = [int(i) for i in given]
+        elif isinstance(row := plain(given), Sequence) and all(is_whole(i) for i in row):
+            ids = [int(i) for i in row]
         else:
             raise UsageError(f"{where} is of type {type(given).__name__}, expected text or a list of token ids")
         outside = [i for i in ids if not 0 <= i < self._vocab_size]

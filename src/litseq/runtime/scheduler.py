@@ -110,11 +110,12 @@ class Scheduler:
         Raises:
             UsageError: for a bound that is no positive whole number.
         """
-        for name, bound in (("max_rows", max_rows), ("max_tokens", max_tokens), ("chunk_tokens", chunk_tokens)):
-            if bound is not None:
-                check_integer(name, bound, 1)
         self._generator = generator
-        self._bounds = max_rows or generator.batch_size, max_tokens, chunk_tokens
+        self._bounds = (
+            generator.batch_size if max_rows is None else check_integer("max_rows", max_rows, 1),
+            None if max_tokens is None else check_integer("max_tokens", max_tokens, 1),
+            check_integer("chunk_tokens", chunk_tokens, 1),
+        )
         self._arrived: deque[tuple[Pending, Request]] = deque()
         self._cancelled: deque[Pending] = deque()
         self._running: dict[int, Pending] = {}
@@ -137,7 +138,8 @@ class Scheduler:
             UsageError: at once, for an unknown option or a prompt that does not fit the model.
             LitseqError: when the scheduler is closed or has failed.
         """
-        check_integer("priority", priority)  # here, where only who asks is told; in the loop it would end all requests
+        # Here, where only who asks is told; in the loop it would end all requests.
+        priority = check_integer("priority", priority)
         request, writer = self._generator._request(prompt, options, live=stream, priority=priority)
         pending = Pending(self, writer, stream)
         with self._wake:
