@@ -77,6 +77,7 @@ def test_json_in_and_out(run, tmp_path, generator):
         ('{"prompt": [999]}', "line 2: the prompt has the token id 999"),
         ('{"prompt": []}', "line 2: the prompt is empty; give at least one token"),
         ("[" * 100_000, "line 2 is no JSON"),
+        ("", "line 2 is no JSON"),
     ],
 )
 def test_lines_that_are_no_prompts(run, tmp_path, line, words):
@@ -92,6 +93,17 @@ def test_lines_that_are_no_prompts(run, tmp_path, line, words):
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert words in found[1]["error"]
     assert [("error" in line) for line in found] == [False, True, False]
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 16])
+def test_blank_lines_at_the_end_of_json_are_none(run, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(_lines, "_CHUNK", chunk)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n\n \r\n\n')
+    code, out, err = run("--input", "in.jsonl", "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["a", "b"]
+    (tmp_path / "in.jsonl").write_text("\n\n")
+    assert "in.jsonl is empty" in run("--input", "in.jsonl")[2]
 
 
 def test_text_lines_that_cannot_be_used(run, tmp_path):

@@ -59,6 +59,7 @@ class Lines:
         self._parse = self._parse_json if as_json else self._parse_text
         self._lines: deque[bytes] = deque()
         self._rest = bytearray()
+        self._blank: list[bytes] | None = [] if as_json else None
         self._ended = False
 
     def take(self, most: int, *, wait: bool) -> list[Prompt | DataError]:
@@ -130,14 +131,24 @@ class Lines:
         if len(self._rest) <= MOST_BYTES:  # of a longer line the rest is read and forgotten
             self._rest += first
         if parts:
-            self._lines.append(bytes(self._rest))
-            self._lines.extend(parts[:-1])
+            self._add(bytes(self._rest), *parts[:-1])
             self._rest = bytearray(parts[-1])
         if not chunk:
             self._ended = True
             if self._rest:
-                self._lines.append(bytes(self._rest))
+                self._add(bytes(self._rest))
                 self._rest.clear()
+
+    def _add(self, *lines: bytes) -> None:
+        """Add lines. Blank ones of JSON wait for one behind them: at the end of a file they mean nothing."""
+        if self._blank is None:
+            self._lines.extend(lines)
+            return
+        for line in lines:
+            self._blank.append(line)
+            if line.strip():
+                self._lines.extend(self._blank)
+                self._blank.clear()
 
     def _parse_text(self, raw: bytes) -> Line:
         try:
