@@ -26,6 +26,9 @@ def metaspace():
     return Tokenizer.from_json(backend.to_str())
 
 
+METASPACE = metaspace()
+
+
 def wordpiece():
     words = ["[UNK]", "[CLS]", "[SEP]", "dog", "run", "##s", "."]
     backend = tokenizers.Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
@@ -45,7 +48,7 @@ def pieces(tokenizer, ids):
         (BYTES, TEXT),
         (SUBWORDS, TEXT),
         (LEARNED, TEXT),
-        (metaspace(), "a b ab  é 犬 a"),
+        (METASPACE, "a b ab  é 犬 a"),
         (wordpiece(), "dog runs."),
     ],
 )
@@ -85,6 +88,13 @@ def test_any_bytes_valid_or_not_add_up(ids):
 @given(st.lists(st.sampled_from(SUBWORDS.encode(TEXT)), max_size=30))
 def test_any_subwords_add_up(ids):
     assert "".join(pieces(SUBWORDS, ids)) == SUBWORDS.decode(ids)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, *METASPACE.encode("é犬"), 3 + 0xFF, *METASPACE.encode(" a b")]), max_size=12))
+def test_bytes_of_a_vocabulary_of_words_add_up(ids):
+    # With a wrong byte in a run, `decode` shows all of the run as U+FFFD, characters that were whole as well.
+    assert "".join(pieces(METASPACE, ids)) == METASPACE.decode(ids)
 
 
 def test_a_long_stream_stays_cheap():

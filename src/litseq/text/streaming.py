@@ -13,8 +13,16 @@ class StreamDecoder:
     holds back a text that ends in an incomplete character.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], wrong_byte: int | None = None) -> None:
+        """A decoder that has seen nothing.
+
+        Args:
+            decode: Gives the text of ids.
+            wrong_byte: The token of a byte that UTF-8 never has, where `decode` shows a run of bytes with one wrong among
+                them as U+FFFD throughout: characters in a run are then certain when the run has ended.
+        """
         self._decode = decode
+        self._wrong_byte = wrong_byte
         self._ids: list[int] = []
         self._given = 0  # ids whose text was given out; those before them are kept as context only
         self._given_text = ""
@@ -24,6 +32,8 @@ class StreamDecoder:
         self._ids.append(token_id)
         text = self._decode(self._ids)
         if text.endswith(_INCOMPLETE) or len(text) <= len(self._given_text):
+            return ""
+        if self._wrong_byte is not None and not self._decode([*self._ids, self._wrong_byte]).startswith(text):
             return ""
         return self._give(text)
 

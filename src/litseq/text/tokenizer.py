@@ -172,7 +172,7 @@ class Tokenizer:
 
     def stream(self) -> StreamDecoder:
         """A decoder for one sequence that takes an id at a time; its pieces together are `decode` of all ids."""
-        return StreamDecoder(self.decode)
+        return StreamDecoder(self.decode, self.token_to_id("<0xFF>"))
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token by its name, special tokens included; None when the vocabulary lacks it."""
