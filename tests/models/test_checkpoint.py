@@ -3,6 +3,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -48,6 +49,22 @@ def test_comes_back_as_what_it_was(make, tmp_path):
     assert same_weights(again, module)
     assert not again.training
     assert dict(again.hparams) == {k: v for k, v in module.hparams.items() if k not in ("optimizer", "scheduler")}
+
+
+def test_numbers_of_numpy_and_paths_are_plain_in_a_checkpoint(tmp_path):
+    class Data(Batches):
+        def __init__(self, root, sizes):
+            super().__init__(encoder_decoder_batch, uneven_batches(2))
+            self.save_hyperparameters()
+
+    options = {"learning_rate": np.float64(0.01), "weight_decay": np.float32(0.5), "warmup_steps": np.int64(1)}
+    module = SameWeights(**TINY | options | {"embed_dim": np.int64(TINY["embed_dim"])}, weight=np.float32(0.5))
+    run = trainer(limit_val_batches=0)
+    run.fit(module, Data(tmp_path, [np.int64(1), {"a": np.arange(2)}]))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    assert type(load_module(tmp_path / "a.ckpt").hparams["embed_dim"]) is int
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["datamodule_hyper_parameters"] == {"root": str(tmp_path), "sizes": [1, {"a": [0, 1]}]}
 
 
 def test_class_paths_are_those_of_the_public_door():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from litseq.generation.plain import plain
 from litseq.models.hardware import lacks_bfloat16
 from litseq.models.loss import LossSum, token_cross_entropy
 from litseq.models.memory import keep_freed_memory
@@ -27,7 +28,7 @@ from litseq.models.optim import (
     time_fraction,
 )
 from litseq.models.progress import close_epoch, reopen_epoch
-from litseq.models.record import CheckpointRecord, rename_state, step_seed
+from litseq.models.record import CheckpointRecord, plain_hyper_parameters, rename_state, step_seed
 from litseq.models.sharding import shard_layers
 from litseq.models.window import TokenWindow
 from litseq.nn import TransformerDecoder
@@ -87,10 +88,11 @@ class SequenceModule(LightningModule, ABC):
         self.save_hyperparameters(ignore=list(NOT_HYPERPARAMETERS))
         # A subclass may fix these in its call instead of taking them.
         self.hparams.update(vocab_size=vocab_size, max_seq_len=max_seq_len)
-        self.label_smoothing = label_smoothing
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup_steps = warmup_steps
+        # Plain, since the optimizer's state goes into checkpoints with its learning rate.
+        self.label_smoothing: float = plain(label_smoothing)
+        self.learning_rate: float = plain(learning_rate)
+        self.weight_decay: float = plain(weight_decay)
+        self.warmup_steps: int = plain(warmup_steps)
         self.schedule: ScheduleName = schedule
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler
@@ -236,6 +238,9 @@ class SequenceModule(LightningModule, ABC):
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in NOT_HYPERPARAMETERS:  # a subclass that saves its own arguments brings them in again
             hyper_parameters.pop(name, None)
+        for key in (self.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY):
+            if key in checkpoint:
+                checkpoint[key] = plain_hyper_parameters(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the record back, and weights saved from or into compiled layers."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -113,6 +114,20 @@ class CheckpointRecord:
         other = copy.copy(self)
         memo[id(self)] = other
         return other
+
+
+def plain_hyper_parameters(values: Any) -> Any:
+    """Hyper-parameters with numpy's numbers and arrays, and paths, as what `torch.load(weights_only=True)` accepts.
+
+    What else it refuses stays as it is: reading it back as something else would be worse than not at all.
+    """
+    if isinstance(values, dict):
+        return {name: plain_hyper_parameters(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(map(plain_hyper_parameters, values))
+    if isinstance(values, np.generic | np.ndarray):
+        return values.tolist()
+    return os.fspath(values) if isinstance(values, os.PathLike) else values
 
 
 def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
