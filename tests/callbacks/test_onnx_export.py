@@ -116,6 +116,10 @@ def test_what_would_fail_at_the_end_is_refused_at_the_beginning(pairs: Path, tmp
         fit(pairs, tmp_path, OnnxExport(str(tmp_path / "b")))
     with pytest.raises(UsageError, match="EMAWeightAveraging"):
         fit(pairs, tmp_path, OnnxExport(str(tmp_path / "c"), weights="ema"))
+    with pytest.raises(UsageError, match="has met no tokenizer"):
+        module = EncoderDecoder(vocab_size=40, embed_dim=8, num_layers=1, num_heads=2)
+        options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "max_steps": 1}
+        lightning.Trainer(callbacks=[OnnxExport(tmp_path / "c")], **options).fit(module, [{}])
     with pytest.raises(ValueError, match="needs monitor"):
         OnnxExport("b", weights="best")
     with pytest.raises(ValueError, match="expected best, last, average or ema"):

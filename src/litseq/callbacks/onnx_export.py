@@ -16,6 +16,7 @@ from litseq.callbacks.average import AverageCheckpoints
 from litseq.errors import ExportError, UsageError
 from litseq.export.exporter import TOLERANCE, export_bundle
 from litseq.models import SequenceModule, load_module
+from litseq.text import Tokenizer
 
 State = dict[str, Tensor]
 
@@ -41,7 +42,7 @@ class OnnxExport(Callback):
 
     def __init__(
         self,
-        dirpath: str,
+        dirpath: str | Path,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         weights: Literal["best", "last", "average", "ema"] | None = None,
@@ -57,7 +58,7 @@ class OnnxExport(Callback):
             )
         if chosen == "best" and monitor is None:
             raise ValueError("OnnxExport: weights='best' needs monitor, the metric to judge by, such as 'val/loss'")
-        self.dirpath = dirpath
+        self.dirpath = Path(dirpath)
         self.monitor = monitor
         self.mode = mode
         self.weights = chosen
@@ -86,6 +87,11 @@ class OnnxExport(Callback):
                 "OnnxExport: weights='average' needs the callback that averages checkpoints beside it: add "
                 "litseq.callbacks.AverageCheckpoints to the trainer"
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without a tokenizer, now that the data or a checkpoint has had its chance to bring one."""
+        if not _is_dev_run(trainer):
+            _tokenizer(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights when they are the best so far."""
@@ -143,15 +149,9 @@ class OnnxExport(Callback):
             module = copy.deepcopy(pl_module).cpu()
             module.load_state_dict(state)
             module.eval()
-        tokenizer = module.record.load_tokenizer()
-        if tokenizer is None:
-            raise ExportError(
-                "the module has met no tokenizer, and a bundle needs one: fit with a data module that has one, or call "
-                "litseq.export.export_bundle(module, tokenizer, directory)"
-            )
         report = export_bundle(
             module,
-            tokenizer,
+            _tokenizer(module),
             self.dirpath,
             force=self.force,
             tolerance=self.tolerance,
@@ -183,6 +183,17 @@ class OnnxExport(Callback):
         else:
             source = trainer.strategy.lightning_module_state_dict()
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in source.items()}
+
+
+def _tokenizer(module: LightningModule) -> Tokenizer:
+    assert isinstance(module, SequenceModule)
+    tokenizer = module.record.load_tokenizer()
+    if tokenizer is None:
+        raise UsageError(
+            "OnnxExport: the module has met no tokenizer, and a bundle needs one: give the data module an attribute "
+            "tokenizer, a litseq.text.Tokenizer, or call litseq.export.export_bundle(module, tokenizer, directory)"
+        )
+    return tokenizer
 
 
 def _is_fitting(trainer: Trainer) -> bool:

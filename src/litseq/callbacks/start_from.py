@@ -22,7 +22,7 @@ class StartFrom(Callback):
             its `tokenizer`.
     """
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str | Path) -> None:
         self.checkpoint = Path(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
