@@ -12,6 +12,7 @@ from statistics import median
 
 from sacrebleu.metrics import BLEU, CHRF
 
+from litseq.quantize.report import machine
 from litseq.runtime import Generator
 
 TATOEBA = (
@@ -81,7 +82,7 @@ def translation(entry: Entry, generator: Generator, data: Path) -> list[str]:
         f"BLEU `{bleu.get_signature()}`, chrF `{chrf.get_signature()}`.", "",
         "## Speed", "",
         f"{1000 * one:.1f} ms a sentence one by one, {1 / many:,.0f} sentences/s in batches of {generator.batch_size}, "
-        f"{generator.threads} threads{_cpu(generator)}.", "",
+        f"{generator.threads} threads, {_here()}.", "",
         "## Examples", "", "| input | output |", "|---|---|",
         *(f"| {text} | {generator.generate([text])[0].text} |" for text in entry.examples), "",
     ]  # fmt: skip
@@ -103,7 +104,7 @@ def continuation(entry: Entry, generator: Generator, data: Path) -> list[str]:
         "## Quality", "",
         f"{len(whole)} paragraphs of `{entry.splits['val']}`, a book that the training never saw, this int8 bundle: "
         f"{nats / math.log(2) / size:.3f} bits per byte, perplexity {math.exp(nats / tokens):.1f} a token.", "",
-        "## Speed", "", f"{speed:,.0f} tokens/s, one text, {generator.threads} threads{_cpu(generator)}.", "",
+        "## Speed", "", f"{speed:,.0f} tokens/s, one text, {generator.threads} threads, {_here()}.", "",
         "## Examples", "", "`--temperature 0.8 --top-p 0.95 --seed 1 --max-new-tokens 60`", "",
         *(f"> **{text}**{generator.generate([text], **options)[0].text}\n" for text in entry.examples),
     ]  # fmt: skip
@@ -150,11 +151,10 @@ def _seconds(run: Callable[[], object]) -> float:
     return median(times)
 
 
-def _cpu(generator: Generator) -> str:
-    machine = generator.manifest.quantization.get("report", {}).get("machine", {})
-    return (
-        f", {machine['cpu']} ({' '.join(machine['features'])}), onnxruntime {machine['onnxruntime']}" if machine else ""
-    )
+def _here() -> str:
+    """The machine that measures, which need not be the one that quantised."""
+    here = machine()
+    return f"{here['cpu']} ({' '.join(here['features'])}), onnxruntime {here['onnxruntime']}"
 
 
 def _trained(training: Path) -> str:
