@@ -14,6 +14,7 @@ from typing import Any
 from litseq.data import ConversationDataModule, PairDataModule, SequenceDataModule, TextDataModule
 from litseq.data.samplers import padding_share
 
+# Lightning advises loader workers; only the batches count here.
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 BUDGETS = (2048, 4096, 8192, 16384)
 

@@ -294,7 +294,7 @@ SYSTEMS: dict[str, Callable[..., None]] = {"litseq": litseq, "litseq-same": lits
 
 def serve(name: str, case: str, files: dict[str, str], options: dict[str, int], pipe: Connection) -> None:
     """A system's process."""
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore")  # advice of Lightning and transformers, which all systems get
     torch.set_num_threads(options["threads"])
     torch.manual_seed(0)
     SYSTEMS[name](case, files, options["max_tokens"], Gate(pipe, options["steps"]))

@@ -52,7 +52,7 @@ def test_weights_are_taken_and_nothing_else(pretrained):
     assert not same(load_module(pretrained), module)  # it has trained on
 
 
-@pytest.mark.filterwarnings("ignore")  # dynamo's own
+@pytest.mark.filterwarnings("ignore")  # dynamo hides its own, which does not help where they are errors
 def test_compiled_layers_take_them_too(pretrained):
     module = tiny_decoder_only(learning_rate=0.0)
     fit(module, CompileLayers(backend="eager"), StartFrom(str(pretrained)), max_steps=1)

@@ -142,7 +142,6 @@ def test_the_limit_takes_long_and_short_ones_alike(files):
 
 
 @pytest.mark.parametrize("sized", [True, False])
-@pytest.mark.filterwarnings("ignore:.*IterableDataset.*__len__")
 def test_the_average_generates_where_there_is_one(files, sized):
     data = pairs(files)
     module = model(EncoderDecoder, data)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra [train]")
 
-from integration.toy_trainer import trainer  # noqa: E402
+from integration.toy_trainer import trainer  # noqa: E402  all of these need torch
 from litseq.cli import train  # noqa: E402
 from litseq.data import PairDataModule  # noqa: E402
 from litseq.errors import CheckpointError, LitseqError, UsageError  # noqa: E402
@@ -65,7 +65,6 @@ def config(directory, model):
     return ["-c", "my.yaml"]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_class_of_the_users_own_from_fit_to_predict(directory, capsys):
     name = f"mine_{directory.name}"  # imported once a process under this name
     (directory / f"{name}.py").write_text(USER_MODULE)
@@ -105,6 +104,7 @@ def test_a_checkpoint_that_a_configuration_names_is_looked_at(directory):
         train.run(["fit", *config(directory, "litseq.models.DecoderOnly"), "-c", "resume.yaml"])
 
 
+# Overriding it is what is tested.
 @pytest.mark.filterwarnings("ignore:.*configure_optimizers. will be overridden")
 def test_optimizers_come_from_the_command_line_and_stay_out_of_the_checkpoint(directory):
     arguments = config(directory, "litseq.models.EncoderDecoder")

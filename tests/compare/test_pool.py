@@ -138,6 +138,6 @@ def held(path):
     with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # how flock says that it is held
             return True
     return False

@@ -194,7 +194,6 @@ class Save(lightning.Callback):
         trainer.save_checkpoint(self.directory / f"epoch{trainer.current_epoch}.ckpt")
 
 
-@pytest.mark.filterwarnings("ignore:.*IterableDataset.*__len__")
 def test_training_resumes_bit_for_bit(sources, folder, tmp_path):
     """In the middle of the first epoch and of a later one, and between the two."""
 

@@ -18,6 +18,7 @@ from litseq.data import PairDataModule, SequenceDataModule, TextDataModule
 
 COUNT = 101
 pytestmark = pytest.mark.filterwarnings(
+    # Lightning's advice for larger jobs, and a module that predicts nothing, on purpose.
     "ignore:.*does not have many workers",
     "ignore:predict returned None",
     # Lightning 2.6 calls what jsonargparse 4.53 is about to rename.

@@ -12,7 +12,8 @@ import torch
 from integration import resume_run
 
 TESTS = Path(__file__).parents[1]
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*ModelCheckpoint callback states")
+# Runs resume in the directory of the stopped one.
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,7 @@ def test_compiled():
     assert float(compiled) == pytest.approx(float(eager), abs=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # dynamo's, as above
 def test_layers_compiled_by_a_callback_train_alike_and_are_plain_again():
     run, plain = (trainer(max_steps=2, limit_val_batches=0, callbacks=callbacks) for callbacks in ([COMPILE], []))
     module, names, compiled = tiny_decoder_only(optimizer=sgd), [], []

@@ -163,7 +163,7 @@ def test_a_failing_loop_does_not_hang_the_others(generator, monkeypatch):
         for _ in range(100):
             try:
                 scheduler.submit("a")
-            except LitseqError:
+            except LitseqError:  # what is waited for
                 break
             time.sleep(0.01)
         else:

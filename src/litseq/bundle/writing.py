@@ -133,7 +133,7 @@ def _make_parents(parent: Path) -> list[Path]:
 
 def _remove_empty(directories: list[Path]) -> None:
     for directory in directories:
-        with suppress(OSError):
+        with suppress(OSError):  # not empty, or not made: then it is not ours to remove
             directory.rmdir()
 
 

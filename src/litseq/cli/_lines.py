@@ -109,7 +109,7 @@ class Lines:
             raw = getattr(self._stream, "fileobj", self._stream)  # of a .gz file the packed one
             status = os.fstat(raw.fileno())
             return min(1.0, raw.tell() / status.st_size) if stat.S_ISREG(status.st_mode) and status.st_size else None
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError):  # a pipe, a closed stream, one without a number
             return None
 
     def _fill(self, *, wait: bool) -> bool:

@@ -231,7 +231,7 @@ def _read_note(file: Path) -> dict[str, Any] | None:
     kinds = {"format": int, "replaces": bool, "made_from": dict, "done": int, "bytes": int, "input_sha256": str}
     try:
         note = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # none, or a damaged one: whoever asks says so
         return None
     fits = isinstance(note, dict) and all(type(note.get(name)) is kind for name, kind in kinds.items())
     return note if fits and note["format"] == _FORMAT else None

@@ -17,7 +17,7 @@ two scores near zero are within a margin, and the order of untrained models mean
 
 from typing import Any
 
-from litseq.compare.tables import budget
+from litseq.compare.tables import budget, drawn
 
 AHEAD, EQUAL, UNDECIDED = "ahead", "equal", "undecided"
 _LEARNED = 5
@@ -52,13 +52,13 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
     leader = ranked[0]
     verdicts = {arm: verdict(results, test, leader, arm) for arm in ranked[1:]}
     best, label = float(scores[leader]["value"]), results["metrics"][metric]["label"]
-    drawn = test["resampled"]
+    resampled = test["resampled"]
     if metric not in _LIKELIHOODS and best < _LEARNED * results["configuration"]["margin"]:
         void = f"Too little was learned to compare anything: the best score is {best:.2f} {label}. Train longer."
-    elif drawn["count"] < _FEWEST:
+    elif resampled["count"] < _FEWEST:
         void = (
-            f"Too little was tested to compare anything: {drawn['count']} of the {_FEWEST} test {drawn['unit']} that it"
-            " takes at least."
+            f"Too little was tested to compare anything: {resampled['count']} of the {_FEWEST} test {resampled['unit']} that"
+            " it takes at least."
         )
     else:
         void = ""
@@ -158,10 +158,9 @@ def _sentence(results: dict[str, Any], leader: str, arm: str, found: dict[str, A
     about = results["metrics"][results["main_metric"]]
     label, digits = about["label"], 2 if results["main_metric"] != "bits_per_byte" else 4
     gain = _signed(found["gain"], 1 if about["higher_is_better"] else -1)  # as the metric counts
-    unit = next(iter(results["tests"].values()))["resampled"]["unit"]
     numbers = (
         f"{gain['value']:+.{digits}f} {label}, 95 % interval {gain['low']:+.{digits}f} to {gain['high']:+.{digits}f} over"
-        f" {unit}, p = {found['p_value']:.3f}"
+        f" {drawn(results)}, p = {found['p_value']:.3f}"
     )
     if found["seeds"] > 1:
         signs = sum(value > 0 for value in found["by_seed"])

@@ -40,7 +40,7 @@ def work(directory: Path) -> None:
     if training is None:
         write_progress(directory, "training", 0.0)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", module="lightning")  # its advice for larger jobs; nobody reads it here
             training = train(plan, directory)
         training["peak_bytes"] = peak_bytes()
         write_json(directory / _TRAINING, training)

@@ -28,7 +28,7 @@ from litseq.generation import GenerationOptions
 from litseq.generation.plain import plain
 from litseq.models import SequenceModule
 from litseq.quantize import QuantizeOptions, quantize_in_place
-from litseq.quantize.quantizer import read_validation
+from litseq.quantize.quantizer import read_given
 from litseq.quantize.weights import save_graphs
 from litseq.text import PromptFormat, Tokenizer
 
@@ -77,15 +77,17 @@ def export_bundle(
     bundle.check_target(directory, force=force)
     options = QuantizeOptions(quantize) if isinstance(quantize, str) else quantize
     if options is not None:
-        read_validation(options, pairs=module.architecture == "encoder-decoder")
-    with _on_cpu(module) as (plain, encoder, decoder):
+        read_given(
+            options, pairs=module.architecture == "encoder-decoder"
+        )  # what cannot be read must not cost the export
+    with _on_cpu(module) as (on_cpu, encoder, decoder):
         _check_settings(module, tokenizer, encoder, decoder)
         prefix = bool(getattr(module, "prefix_lm", False))
         reference = Reference(decoder, encoder, prefix)
         specs = {DECODER_FILE: decoder_spec(decoder, prefix)}
         if encoder is not None:
             specs[ENCODER_FILE] = encoder_spec(encoder, decoder)
-        check_whole_module(plain, reference)
+        check_whole_module(on_cpu, reference)
         with create_bundle(directory, force=force) as draft:
             origins = _write_graphs(specs, draft)
             manifest = _manifest(module, tokenizer, specs, draft.path, prompt_format, metrics)

@@ -100,7 +100,7 @@ class Job:
         if self.error is None:
             try:
                 return function(argument)
-            except Exception as error:
+            except Exception as error:  # whatever it is: it is not ours, and comes out with the result
                 self._fail(error)
         return False
 
@@ -110,7 +110,7 @@ class Job:
             forced = self.request.prompt.forced
             try:
                 processors.process(values, context, new, forced, self.request.options, end_tokens)
-            except Exception as error:
+            except Exception as error:  # as in `ask`
                 self._fail(error)
 
     def _fail(self, error: Exception) -> None:

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -97,18 +97,18 @@ def quantize_files(
     if not any(weight.linears for weight in weights):
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
     sampler = Sampler(manifest, before)
-    validation = read_validation(options, pairs=manifest.encoder is not None)
-    calibration, calibrated_on = _calibration(sampler, options, say)
+    given = read_given(options, pairs=manifest.encoder is not None)
+    calibration, calibrated_on = _calibration(sampler, options, given.calibration, say)
     say(f"rounding {len(weights)} matrices")
     done, errors = _quantise(source, models, weights, options, calibration, threads, target)
-    kept = _keep_at_8_bits(source, weights, done, errors, sampler, options, threads, target, say)
+    kept = _keep_at_8_bits(source, weights, done, errors, sampler, options, given.calibration, threads, target, say)
     apply(models, weights, done)
     save_graphs(models, target)
 
     say("measuring")
     files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in target.iterdir() if file.is_file()}
     new = replace(manifest, files=files)
-    report = _measure(source, Bundle(target, new), before, sampler, options, validation, threads)
+    report = _measure(source, Bundle(target, new), before, sampler, options, given.validation, threads)
     report.kept_at_8_bits = kept
     facts: dict[str, object] = {
         "scheme": options.to,
@@ -146,11 +146,12 @@ def _generator(bundle: Bundle, threads: int) -> Generator:
     )
 
 
-def _calibration(sampler: Sampler, options: QuantizeOptions, say: Say) -> tuple[list[Row], str | None]:
+def _calibration(
+    sampler: Sampler, options: QuantizeOptions, texts: list[Text], say: Say
+) -> tuple[list[Row], str | None]:
     if options.to == "int8" or not options.compensate:
         return [], None
     if options.calibration is not None:
-        texts = read_texts(options.calibration, pairs=sampler.manifest.encoder is not None)
         rows = sampler.rows(texts, CALIBRATION_TOKENS)
         return rows, f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens of {options.calibration.name}"
     say("letting the model write texts to calibrate on")
@@ -207,6 +208,7 @@ def _keep_at_8_bits(
     errors: dict[str, float],
     sampler: Sampler,
     options: QuantizeOptions,
+    texts: list[Text],
     threads: int,
     scratch: Path,
     say: Say,
@@ -217,7 +219,9 @@ def _keep_at_8_bits(
     by_name = {weight.name: weight for weight in weights}
     sizes = {name: by_name[name].size for name in errors}
     sampler.seed += 1  # others than those it was calibrated on
-    rows = _fewer(_trial_rows(sampler, options), TRIAL_TOKENS)
+    given = options.calibration is not None
+    rows = sampler.rows(texts, TRIAL_TOKENS, others=True) if given else sampler.own_rows(16, 96)
+    rows = _fewer(rows, TRIAL_TOKENS)
     before = Runner(source.path, source.manifest, threads)
 
     def with_share(share: float) -> dict[str, RowWeight | BlockWeight]:
@@ -231,7 +235,7 @@ def _keep_at_8_bits(
             save_graphs(models, Path(directory))
             files = {file.name: FileEntry(file.stat().st_size, "0" * 64) for file in Path(directory).iterdir()}
             after = Runner(Path(directory), replace(source.manifest, files=files), threads)
-            rise = reports.loss_rise(before, after, rows, given=options.calibration is not None)
+            rise = reports.loss_rise(before, after, rows, given=given)
         say(f"{share:.0%} of the weights at 8 bits: the loss rises by {rise:.2g} nats")
         return rise
 
@@ -244,13 +248,6 @@ def _at_8_bits(weight: Weight, options: QuantizeOptions) -> BlockWeight:
     return round_to_nearest(weight.name, weight.matrix(), 8, block_size(weight.width, options.block_of(8)))
 
 
-def _trial_rows(sampler: Sampler, options: QuantizeOptions) -> list[Row]:
-    if options.calibration is None:
-        return sampler.own_rows(16, 96)
-    texts = read_texts(options.calibration, pairs=sampler.manifest.encoder is not None)
-    return sampler.rows(texts, TRIAL_TOKENS, others=True)
-
-
 def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
     """The first rows, until they have so many tokens."""
     fewer: list[Row] = []
@@ -261,16 +258,21 @@ def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
     return fewer
 
 
-def read_validation(options: QuantizeOptions, *, pairs: bool) -> list[Text]:
-    """What the result will be measured on, read before the work: a file that is none must not cost it."""
-    if options.calibration is not None:
-        read_texts(options.calibration, pairs=pairs)
-    if options.validation is None:
-        return []
-    texts = read_texts(options.validation, pairs=pairs)
-    if any(text.source is not None for text in texts):
+@dataclass(frozen=True)
+class GivenTexts:
+    """The user's texts; empty where a file is not given."""
+
+    calibration: list[Text]
+    validation: list[Text]
+
+
+def read_given(options: QuantizeOptions, *, pairs: bool) -> GivenTexts:
+    """The files that the options name, read before the work: one that is no file of texts must not cost it."""
+    files = options.calibration, options.validation
+    given = GivenTexts(*([] if file is None else read_texts(file, pairs=pairs) for file in files))
+    if any(text.source is not None for text in given.validation):
         reports.need_sacrebleu()
-    return texts
+    return given
 
 
 def _measure(

@@ -118,7 +118,7 @@ def need_sacrebleu() -> None:
         UsageError: sacrebleu is not installed.
     """
     try:
-        import sacrebleu  # noqa: F401
+        import sacrebleu  # noqa: F401  only whether it can be
     except ImportError:
         raise UsageError("BLEU and chrF of pairs need sacrebleu; install it: pip install sacrebleu") from None
 

@@ -62,10 +62,11 @@ def read_texts(path: Path, pairs: bool) -> list[Text]:
 class Sampler:
     """Makes rows for a model."""
 
-    def __init__(self, manifest: Manifest, generator: Generator, seed: int = SEED) -> None:
+    def __init__(self, manifest: Manifest, generator: Generator) -> None:
         self.manifest = manifest
         self.generator = generator
-        self.seed = seed
+        self.seed = SEED
+        """Of the texts that the model writes; another one gives others."""
         self._reader = PromptReader(manifest, generator.tokenizer)
         self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]
         self._longest = min(ROW_TOKENS, manifest.model.max_seq_len)
@@ -95,7 +96,7 @@ class Sampler:
         """Whether it has a source, and one that the model takes whole."""
         try:
             return text.source is not None and self._reader.read(text.source) is not None
-        except UsageError:
+        except UsageError:  # too long for the model
             return False
 
     def own_rows(self, count: int = SELF_ROWS, longest: int = ROW_TOKENS) -> list[Row]:

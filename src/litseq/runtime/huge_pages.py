@@ -71,7 +71,7 @@ def _find_madvise() -> ctypes._NamedFuncPointer | None:
         return None
     try:
         function = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # a C library without it: small pages, then
         return None
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return function
@@ -81,7 +81,7 @@ def _ranges() -> list[Range]:
     """Large private memory of this process that stands for no file, in ascending order."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
+    except OSError:  # no /proc: nothing is known, and small pages do as well
         return []
     found = []
     for line in lines:

@@ -156,7 +156,7 @@ def _release_arena() -> onnxruntime.RunOptions:
 def _siblings(cpu: int) -> str:
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-    except OSError:
+    except OSError:  # the system does not say: it counts as a core of its own
         return str(cpu)
 
 
@@ -165,7 +165,7 @@ def _cpu_quota() -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no cgroup, or `max`: no limit
         return 1 << 30
 
 
