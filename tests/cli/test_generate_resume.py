@@ -105,6 +105,35 @@ def test_an_output_that_cannot_take_its_place_is_kept(run, tmp_path, source, mon
     assert names(tmp_path) == ["in.txt", name]
 
 
+FULL = """
+import resource, sys
+from litseq.cli import _partial, main
+_partial._NOTE_SECONDS = float(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+sys.exit(main.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("note_seconds", "is_kept"), [("0", True), ("60", False)])
+def test_a_disk_that_fills_up_is_named_and_what_was_noted_is_kept(run, tmp_path, source, note_seconds, is_kept):
+    pytest.importorskip("resource")
+    whole = ("--input", "in.txt", *SAMPLED, "--json")
+    command = [sys.executable, "-c", FULL, note_seconds, "generate", BUNDLE, *FAST, *whole, "--output", "out.txt"]
+    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    said = "litseq: error: out.txt.partial cannot be written: File too large; mend that"
+    assert (ended.returncode, ended.stdout) == (2, "")
+    if is_kept:
+        done = json.loads((tmp_path / "out.txt.partial.json").read_text())["done"]
+        assert 0 < done < 90
+        assert ended.stderr == f"{said}; {done} prompts are kept in out.txt.partial; go on with --resume\n"
+    else:
+        assert ended.stderr == f"{said}\n"
+        assert names(tmp_path) == ["in.txt"]
+    assert run(*whole, "--output", "out.txt", "--resume") == (0, "", "")
+    assert run(*whole, "--output", "whole.txt")[0] == 0
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "whole.txt").read_bytes()
+
+
 @pytest.fixture
 def partial(run, source, monkeypatch):
     with monkeypatch.context() as patch:

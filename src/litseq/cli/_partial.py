@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,6 +74,7 @@ class PartialOutput:
         # Prompts done, bytes of their outputs, hash of their input: one tuple, which an interruption cannot tear.
         self._state = (0, 0, hashlib.sha256())
         self._before = self._find(resume=resume, force=force)
+        self._kept = self.done_before  # prompts that the note on the disk speaks of
         try:
             self._stream = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115  open until the end
         except OSError as error:
@@ -116,9 +118,14 @@ class PartialOutput:
         self._state = (self.done, self._before["bytes"], digest)
 
     def write(self, text: str, raw: bytes) -> None:
-        """Write the outputs of the next prompt, whole lines; `raw` is its input."""
+        """Write the outputs of the next prompt, whole lines; `raw` is its input.
+
+        Raises:
+            UsageError: when there is no place for them.
+        """
         data = text.encode("utf-8")
-        self._stream.write(data)
+        with _naming(self.path):
+            self._stream.write(data)
         done, size, digest = self._state
         digest = digest.copy()
         digest.update(raw + b"\n")
@@ -127,14 +134,20 @@ class PartialOutput:
             self.note()
 
     def note(self) -> None:
-        """Note what is done; it happens now and then."""
-        self._stream.flush()
+        """Note what is done; it happens now and then. It raises what `write` does."""
         done, size, digest = self._state
         values = self._head | {"done": done, "bytes": size, "input_sha256": digest.hexdigest()}
         beside = self._note.with_name(self._note.name + ".new")
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, self._note)
+        with _naming(self.path):
+            self._stream.flush()
+            try:
+                beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+                os.replace(beside, self._note)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
         self._noted = time.monotonic()
+        self._kept = done
 
     def flush(self) -> None:
         """Nobody is waiting."""
@@ -142,10 +155,8 @@ class PartialOutput:
     def finish(self) -> None:
         """Put the output in its place."""
         self.note()
-        try:
+        with _naming(self._target):
             self._put_in_place()
-        except OSError as error:
-            raise UsageError(f"{self._target} cannot be written: {error.strerror}; mend that") from error
         self._note.unlink(missing_ok=True)
 
     def _put_in_place(self) -> None:
@@ -169,18 +180,19 @@ class PartialOutput:
             self._stream.close()
             os.replace(self.path, self._target)
 
-    def stop(self) -> bool:
-        """Leave what is done for another run; whether there is anything."""
+    def stop(self) -> int:
+        """Leave what is done for another run; how many prompts that are."""
         if self._stream.closed:  # all is done and noted, but not in its place
-            return True
-        with self._stream:
-            kept = self.done > 0 or self.done_before > 0
-            if self.done > self.done_before:
+            return self._kept
+        if self.done > self._kept:
+            with suppress(UsageError):  # on a full disk the last note stands, and what is behind it is done again
                 self.note()
-            elif not kept:
-                self.path.unlink(missing_ok=True)
-                self._note.unlink(missing_ok=True)
-        return kept
+        with suppress(OSError):  # closing writes what is still in memory
+            self._stream.close()
+        if not self._kept:
+            self.path.unlink(missing_ok=True)
+            self._note.unlink(missing_ok=True)
+        return self._kept
 
     def _find(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
         """The note of an interrupted run that is to be continued, after a look at what is in the way."""
@@ -225,6 +237,15 @@ class PartialOutput:
         self._noted = time.monotonic()
         if self._before:
             self._head["replaces"] = self._before["replaces"]
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say which file it is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}; mend that") from error
 
 
 def _read_note(file: Path) -> dict[str, Any] | None:

@@ -265,9 +265,9 @@ def _open_output(args: argparse.Namespace, made_from: dict[str, Any]) -> Iterato
         yield output
         output.finish()
     except BaseException as error:
-        if not output.stop():
+        if not (count := output.stop()):
             raise
-        kept = f"{output.done:,} prompts are kept in {output.path}; go on with --resume"
+        kept = f"{count:,} prompts are kept in {output.path}; go on with --resume"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {kept}") from None
         if isinstance(error, LitseqError):
