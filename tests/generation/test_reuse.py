@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from generation.toy_model import ToyModel, slow_greedy
-from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request, run
+from litseq.generation import Engine, GenerationOptions, PrefixStore, Prompt, Request, reuse, run
 from litseq.generation.reuse import SHORTEST, common
 
 END = 2
@@ -69,6 +69,36 @@ def test_a_longer_beginning_takes_the_place_of_a_shorter_one():
     assert store.holds(ids(0, 20)) and not store.holds(ids(0, 26))
     store.add(ids(0, 10), Piece(5))
     assert len(store) == 1
+
+
+def test_it_finds_what_a_look_at_everything_finds():
+    """Against a slow list, with many beginnings of beginnings; all that is kept fits."""
+    rng = np.random.default_rng(1)
+    store, kept = PrefixStore(10**6), set()
+    for _ in range(400):
+        wanted = (*([5] * (SHORTEST - 2)), *rng.integers(3, 5, rng.integers(0, 9)).tolist())
+        lengths = {entry: common(entry, wanted) for entry in kept}
+        most = max(lengths.values(), default=0)
+        found = store.find(wanted)
+        assert (found[1] if found else 0) == (most if most >= SHORTEST else 0)
+        assert found is None or lengths[found[0].ids] == most
+        assert store.holds(wanted) == any(entry[: len(wanted)] == wanted for entry in kept)
+        if rng.random() < 0.2:
+            store.add(wanted, Piece(1))
+            if len(wanted) >= SHORTEST and not any(entry[: len(wanted)] == wanted for entry in kept):
+                kept = {entry for entry in kept if wanted[: len(entry)] != entry} | {wanted}
+        assert (len(store), store.nbytes) == (len(kept), len(kept))
+
+
+def test_many_entries_are_not_looked_at_one_by_one(monkeypatch):
+    looks = []
+    monkeypatch.setattr(reuse, "common", lambda a, b: looks.append(a) or common(a, b))
+    store, start = PrefixStore(10**6), ids(0, 20)
+    for seed in range(500):
+        store.add([*start, *ids(seed, 12)], Piece(10))
+    looks.clear()
+    assert store.find([*start, *ids(77, 12), 3])[1] == 32
+    assert len(looks) <= 2
 
 
 def test_prompts_with_one_introduction_read_it_once():

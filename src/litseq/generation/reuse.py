@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ class PrefixStore:
         """An empty store that holds at most `max_bytes`."""
         self.max_bytes = max_bytes
         self._entries: OrderedDict[tuple[int, ...], Beginning] = OrderedDict()
+        # Sorted, what has most in common with some ids stands beside the place where they belong, and what they begin
+        # at that place: thousands of small entries, as a small model's, need not be looked at one by one.
+        self._sorted: list[tuple[int, ...]] = []
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -46,15 +50,15 @@ class PrefixStore:
 
     def find(self, ids: Sequence[int]) -> tuple[Beginning, int] | None:
         """The beginning that has most tokens in common with `ids`, and how many; None when they are too few."""
+        wanted = tuple(ids)
         with self._lock:
-            head = tuple(ids[:SHORTEST])
-            found = [entry for entry in self._entries.values() if entry.ids[:SHORTEST] == head]
-            if len(head) < SHORTEST or not found:
+            at = bisect_left(self._sorted, wanted)
+            beside = self._sorted[max(0, at - 1) : at + 1]
+            length, best = max(((common(entry, wanted), entry) for entry in beside), default=(0, ()))
+            if length < SHORTEST:
                 return None
-            lengths = [common(entry.ids, ids) for entry in found]
-            best = max(range(len(found)), key=lengths.__getitem__)
-            self._entries.move_to_end(found[best].ids)
-            return found[best], lengths[best]
+            self._entries.move_to_end(best)
+            return self._entries[best], length
 
     def add(self, ids: Sequence[int], saved: Saved) -> None:
         """Keep what the model holds after `ids`; beginnings of it that were kept by themselves are let go."""
@@ -62,29 +66,39 @@ class PrefixStore:
         if len(entry.ids) < SHORTEST or saved.nbytes > self.max_bytes:
             return
         with self._lock:
-            for old in [*self._entries.values()]:
-                if old.ids == entry.ids[: len(old.ids)]:
-                    self._drop(old)
+            if (held := self._beginning_with(entry.ids)) is not None:
+                self._entries.move_to_end(held)
+                return
+            # As no entry begins another, at most one begins this one, and none stands between them.
+            at = bisect_left(self._sorted, entry.ids)
+            if at and entry.ids[: len(before := self._sorted[at - 1])] == before:
+                self._drop(before)
             self._entries[entry.ids] = entry
+            insort(self._sorted, entry.ids)
             self._bytes += saved.nbytes
             while self._bytes > self.max_bytes:
-                self._drop(next(iter(self._entries.values())))
+                self._drop(next(iter(self._entries)))
 
     def holds(self, ids: Sequence[int]) -> bool:
         """Whether all of `ids` is the beginning of something kept."""
-        wanted = tuple(ids)
         with self._lock:
-            return any(entry.ids[: len(wanted)] == wanted for entry in self._entries.values())
+            return self._beginning_with(tuple(ids)) is not None
 
     def clear(self) -> None:
         """Let everything go."""
         with self._lock:
             self._entries.clear()
+            self._sorted.clear()
             self._bytes = 0
 
-    def _drop(self, entry: Beginning) -> None:
-        del self._entries[entry.ids]
-        self._bytes -= entry.saved.nbytes
+    def _beginning_with(self, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        at = bisect_left(self._sorted, ids)
+        found = at < len(self._sorted) and self._sorted[at][: len(ids)] == ids
+        return self._sorted[at] if found else None
+
+    def _drop(self, ids: tuple[int, ...]) -> None:
+        self._bytes -= self._entries.pop(ids).saved.nbytes
+        del self._sorted[bisect_left(self._sorted, ids)]
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
