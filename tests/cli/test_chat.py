@@ -58,6 +58,13 @@ def test_a_turn_a_line(capsys, monkeypatch, bundle, generator):
     assert out == "".join(map(one_line, answers(generator, "hello", "größe?", "last")))
 
 
+@pytest.mark.parametrize("content", ["/system be kind\nhello\n", "hello\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(capsys, monkeypatch, bundle, content):
+    plain = run(capsys, monkeypatch, bundle, content.encode())
+    assert plain[0] == 0
+    assert run(capsys, monkeypatch, bundle, content.encode("utf-8-sig")) == plain
+
+
 def test_commands_in_lines(capsys, monkeypatch, bundle, generator, tmp_path):
     saved = tmp_path / "talk.jsonl"
     lines = f"a\n/reset\nb\nc\n/undo\n//d\n/save {saved}\n/system be kind\ne\n/quit\nnever"

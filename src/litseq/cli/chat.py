@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import os
 import sys
@@ -222,7 +223,8 @@ def _answer_lines(talk: Talk) -> None:
     """A turn a line, an answer a line."""
     for number, raw in enumerate(sys.stdin.buffer, 1):
         try:
-            line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            bare = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            line = bare.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise DataError(f"standard input line {number} is no UTF-8 ({error.reason}); convert it to UTF-8") from None
         if not line.strip():
