@@ -5,6 +5,7 @@ import pytest
 
 from litseq.bundle import open_bundle
 from litseq.generation import Prompt, StepModel
+from litseq.runtime import step_model
 from litseq.runtime.graphs import Graphs
 from litseq.runtime.step_model import OrtStepModel
 from runtime.tiny_bundles import tiny_tokenizer, write_tiny_bundle
@@ -107,6 +108,15 @@ def test_what_is_asked_for_may_change_from_step_to_step(loaded):
     rows.admit([3, 3])
     for top_k in (0, 2, 0, 3, 2):
         rows.advance(1, top_k)
+
+
+def test_steps_of_many_kinds_are_not_all_kept_bound(loaded, monkeypatch):
+    monkeypatch.setattr(step_model, "_KEPT_STEPS", 3)
+    followed = Followed(*loaded)
+    followed.admit([3, 5])
+    for top_k in (1, 2, 3, 4, 5, 0, 1, 4):
+        followed.advance(top_k=top_k)
+    assert len(followed.model._steps) == 3
 
 
 def test_rows_come_and_go_and_move(loaded):

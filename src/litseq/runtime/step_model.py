@@ -12,6 +12,10 @@ from litseq.runtime.graphs import Array, Graphs
 from litseq.runtime.rows import Rows, SavedRow, new_scores
 from litseq.runtime.sessions import Binding
 
+_KEPT_STEPS = 128
+"""Bound steps that are kept, one for each number of rows and of best tokens asked for: enough for 64 rows, greedy and with
+beams. With callers who choose `top_logprobs` there is no end of them."""
+
 
 class OrtStepModel:
     """A `StepModel` over onnxruntime.
@@ -91,6 +95,8 @@ class OrtStepModel:
         self._forget_moved()
         step = self._steps.get((count, top_k))
         if step is None:
+            if len(self._steps) >= _KEPT_STEPS:
+                del self._steps[next(iter(self._steps))]  # the one bound first
             step = self._steps[count, top_k] = _Step(rows, count, self._scores(count, top_k))
         step.run(tokens, longest + 1)
         return step.scores
