@@ -119,6 +119,32 @@ def test_layers_compiled_by_a_callback_train_alike_and_are_plain_again():
 
 
 @kinds
+def test_several_loaders_are_measured_apart(make, collate):
+    class Two(Batches):
+        def val_dataloader(self):
+            return [self.loader("val"), self.loader("test")]
+
+        test_dataloader = predict_dataloader = val_dataloader
+
+    module = make()
+    both, first, second = (uneven_batches(2, seed=seed) for seed in (0, 50, 70))
+    run = trainer(max_epochs=2)
+    run.fit(module, Two(collate, both, val=first, test=second))
+    alone = [trainer().validate(module, Batches(collate, [], val=rows), verbose=False)[0] for rows in (first, second)]
+    assert alone[0]["val/loss"] != alone[1]["val/loss"]
+    for stage, measured in (("val", run.callback_metrics), ("test", None)):
+        if measured is None:
+            of_loaders = trainer().test(module, Two(collate, [], val=first, test=second), verbose=False)
+            measured = of_loaders[0] | of_loaders[1]
+        for i, expected in enumerate(alone):
+            for name in "loss", "perplexity", "accuracy":
+                found = float(measured[f"{stage}/{name}/dataloader_idx_{i}"])
+                assert found == pytest.approx(expected[f"val/{name}"], rel=1e-5)
+    predicted = trainer().predict(module, Two(collate, [], val=first, test=second))
+    assert [len(batches) for batches in predicted] == [2, 2]
+
+
+@kinds
 def test_predict_gives_ids_and_with_a_tokenizer_text(make, collate):
     module = make()
     ids = trainer().predict(module, data(collate))

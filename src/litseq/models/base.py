@@ -18,7 +18,7 @@ from litseq.generation.plain import plain
 from litseq.models.hardware import lacks_bfloat16
 from litseq.models.loss import LossSum, token_cross_entropy
 from litseq.models.memory import keep_freed_memory
-from litseq.models.metrics import StageMetrics, TokenMean, text_bytes
+from litseq.models.metrics import LoaderMetrics, TokenMean, text_bytes
 from litseq.models.optim import (
     ScheduleName,
     default_optimizer,
@@ -99,8 +99,8 @@ class SequenceModule(LightningModule, ABC):
 
         self.record = CheckpointRecord()
         self.train_loss = TokenMean()
-        self.val_metrics = StageMetrics()
-        self.test_metrics = StageMetrics()
+        self.val_metrics = LoaderMetrics()
+        self.test_metrics = LoaderMetrics()
         self._window = TokenWindow()
         self._open_window: dict[str, Any] | None = None
         self._time_fraction = 0.0
@@ -177,15 +177,17 @@ class SequenceModule(LightningModule, ABC):
         """Hand out a mean with the gradient of the sum; `on_before_optimizer_step` makes that a mean over all tokens."""
         return self._account(self.compute_loss(batch))
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Measure a batch."""
-        self._measure("val", self.val_metrics, self.compute_loss(batch), batch)
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure a batch of one of the loaders."""
+        self._measure("val", self.val_metrics, dataloader_idx, self.compute_loss(batch), batch)
 
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Measure a batch."""
-        self._measure("test", self.test_metrics, self.compute_loss(batch), batch)
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure a batch of one of the loaders."""
+        self._measure("test", self.test_metrics, dataloader_idx, self.compute_loss(batch), batch)
 
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[str] | list[list[int]]:
+    def predict_step(
+        self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> list[str] | list[list[int]]:
         """Generate a continuation of every prompt of the batch.
 
         Returns:
@@ -256,11 +258,21 @@ class SequenceModule(LightningModule, ABC):
         return self._window.add(loss, time_fraction(self.trainer) if self._schedule_needs_time else 0.0)
 
     @torch.compiler.disable
-    def _measure(self, stage: str, metrics: StageMetrics, loss: LossSum, batch: Mapping[str, Tensor]) -> None:
+    def _measure(
+        self, stage: str, metrics: LoaderMetrics, loader: int, loss: LossSum, batch: Mapping[str, Tensor]
+    ) -> None:
         tokenizer, labels = self.record.load_tokenizer(), batch.get("labels")
         byte_count = None if tokenizer is None or labels is None else text_bytes(tokenizer, labels)
-        for name, metric in metrics.update(loss, byte_count).items():
-            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss")
+        for name, metric in metrics.of(loader).update(loss, byte_count).items():
+            self.log(
+                f"{stage}/{name}",
+                metric,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                # Lightning looks for metrics once, before those of further loaders are there.
+                metric_attribute=f"{stage}_metrics.{loader}.{name}",
+            )
 
     def _default_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         timed = has_time_limit(self.trainer)

@@ -94,3 +94,20 @@ class StageMetrics(nn.Module):
             self.bits_per_byte.update(nll_sum / math.log(2), torch.tensor(byte_count, device=nll_sum.device))
             known["bits_per_byte"] = self.bits_per_byte
         return known
+
+
+class LoaderMetrics(nn.ModuleList):
+    """The metrics of a stage, apart for each of its data loaders."""
+
+    def __init__(self) -> None:
+        super().__init__([StageMetrics()])
+
+    def of(self, loader: int) -> StageMetrics:
+        """Those of a loader, by its number."""
+        first = self[0]
+        assert isinstance(first, StageMetrics)
+        while len(self) <= loader:
+            self.append(StageMetrics().to(first.loss.device))
+        found = self[loader]
+        assert isinstance(found, StageMetrics)
+        return found
