@@ -89,6 +89,27 @@ def test_fit_validate_and_predict_see_every_example_once(pairs):
     assert [n for _, _, numbers in module.seen["predict"] for n in numbers] == list(range(COUNT))
 
 
+def test_loaders_handed_to_the_trainer_as_such(pairs):
+    """Several, too: Lightning makes their batch samplers anew, which were not made in hooks of its own."""
+
+    class Decoder(Recorder):
+        def record(self, stage, batch):
+            numbers = [int(served.tokenizer.decode(row.tolist())[-3:]) for row in batch["input_ids"]]
+            self.seen[stage].append([self.current_epoch, self.global_rank, numbers])
+
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            self.record("predict", batch)
+
+    served = data(pairs, predict=pairs)
+    served.setup()
+    module = Decoder()
+    lightning.Trainer(**options(max_epochs=1)).fit(module, served.train_dataloader(), served.val_dataloader())
+    for stage in "train", "val":
+        assert sorted(n for _, _, numbers in module.seen[stage] for n in numbers) == list(range(COUNT))
+    lightning.Trainer(**options()).predict(module, [served.predict_dataloader(), served.predict_dataloader()])
+    assert [n for _, _, numbers in module.seen["predict"] for n in numbers] == 2 * list(range(COUNT))
+
+
 def test_no_validation_data_and_fast_dev_run(pairs):
     module = Recorder()
     lightning.Trainer(**options(fast_dev_run=2)).fit(module, datamodule=data(pairs, val=None))

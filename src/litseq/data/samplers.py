@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterator, Sized
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,17 @@ class TokenBatchSampler(BatchSampler):
         if drop_last:
             raise ValueError("drop_last=True is not supported: batches are cut so that no example has to be dropped")
         super().__init__(sampler, batch_size=1, drop_last=False)
+        note_arguments(
+            self,
+            sampler=sampler,
+            lengths=lengths,
+            max_tokens=max_tokens,
+            shuffle=shuffle,
+            seed=seed,
+            bucket=bucket,
+            position=position,
+            varies=varies,
+        )
         lengths = np.asarray(lengths, dtype=np.int64)
         if len(lengths) and int(lengths.sum(axis=1).max()) > max_tokens:
             raise ValueError(f"an example of {int(lengths.sum(axis=1).max())} tokens exceeds max_tokens {max_tokens}")
@@ -164,6 +176,18 @@ class TokenBatchSampler(BatchSampler):
         if self._bucket:
             return -(-batches // self.num_replicas)
         return len(range(self.rank, batches, self.num_replicas))
+
+
+def note_arguments(batches: BatchSampler, **arguments: Any) -> None:
+    """Note what a batch sampler is made with, as Lightning does itself for loaders that its own hooks make.
+
+    To predict, and on several devices, Lightning makes the batch sampler anew around another sampler. Without these notes
+    it cannot, and a loader that is handed to the trainer as such, `trainer.predict(module, data.predict_dataloader())`,
+    fails.
+    """
+    notes = {"args": (), "kwargs": arguments, "default_kwargs": {"drop_last": False}, "arg_names": ()}
+    for name, value in notes.items():
+        setattr(batches, f"__pl_saved_{name}", value)
 
 
 def padding_share(batches: TokenBatchSampler, lengths: Counts, epoch: int = 0) -> float:
