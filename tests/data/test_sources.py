@@ -58,6 +58,14 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     assert pairs([source, target]) == (["one\u2028two\x0cthree\x85four"], ["eins"])
 
 
+def test_blank_lines_at_the_end_are_no_pairs(tmp_path):
+    record = json.dumps({"source": "a dog", "target": "ein Hund"})
+    for name, line in (("a.tsv", "a dog\tein Hund"), ("a.jsonl", record)):
+        assert pairs(write(tmp_path / name, f"{line}\n{line}\r\n\r\n \n\n")) == (["a dog"] * 2, ["ein Hund"] * 2)
+        with pytest.raises(DataError, match=r"1 bad line: .* line 2"):
+            pairs(write(tmp_path / name, f"{line}\n\n{line}\n\n"))
+
+
 def test_bad_lines_are_named_with_file_and_line(tmp_path):
     path = write(tmp_path / "a.tsv", b"a\tb\nno tab here\na\xff\tb\n\tb\na\t  \n\nok\tfine\n")
     with pytest.raises(DataError) as caught:

@@ -72,6 +72,17 @@ def read_lines(path: str) -> list[bytes]:
     return [line.removesuffix(b"\r") for line in lines]
 
 
+def without_blank_end(lines: list[bytes]) -> list[bytes]:
+    """The lines up to the last one that is not blank.
+
+    Not for aligned files, in which a blank line stands for an empty side of a pair.
+    """
+    end = len(lines)
+    while end and not lines[end - 1].strip():
+        end -= 1
+    return lines[:end]
+
+
 def decode_line(line: bytes, path: str, number: int, bad: BadLines) -> str | None:
     """A line as text, or None and a bad line."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from litseq.data.lines import BadLines, decode_line, read_lines
+from litseq.data.lines import BadLines, decode_line, read_lines, without_blank_end
 from litseq.errors import DataError
 
 Paths = str | list[str] | list[list[str]] | tuple[str, str] | dict[str, Any] | None
@@ -193,7 +193,7 @@ def _documents(lines: list[str], documents: str) -> list[str]:
 def _read_tsv(files: tuple[str, ...], fields: PairFields, bad: BadLines) -> Iterable[tuple[int, str, str]]:
     (path,) = files
     wanted = max(fields.source_column, fields.target_column)
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(without_blank_end(read_lines(path)), 1):
         text = decode_line(line, path, number, bad)
         if text is None:
             continue
@@ -274,7 +274,7 @@ def _not_empty(where: str, records: Iterable[tuple[int, tuple[str, ...]]], name:
 
 def json_records(path: str, lines: list[bytes], bad: BadLines) -> Iterable[tuple[int, Any]]:
     """What every line of JSON holds."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(without_blank_end(lines), 1):
         text = decode_line(line, path, number, bad)
         if text is None:
             continue
