@@ -80,6 +80,8 @@ def test_scalars_and_arrays_of_numpy_are_pythons_numbers_and_lists():
         ("bad_words", ["a", ""]),
         ("bad_words", "abc"),
         ("bad_words", [[-1]]),
+        ("bad_words", [b"ab"]),
+        ("prefix", b"ab"),
         ("prefix", 3),
         ("prefix_allowed_tokens", [3]),
         ("prompt_lookup", "yes"),

@@ -189,6 +189,7 @@ def test_numbers_and_arrays_of_numpy_are_taken_everywhere(generator, name):
         ([3], "prompt 0 is of type int, expected text or a list of token ids"),
         ([[1.5]], "prompt 0 is of type list"),
         ([[True]], "prompt 0 is of type list"),
+        ([b"hello"], "prompt 0 is of type bytes, expected text or a list of token ids"),
         ([np.array([1.5])], "prompt 0 is of type ndarray"),
         ([np.array([[5, 6]])], "prompt 0 is of type ndarray"),
         (["a\ud800"], "prompt 0 is no valid Unicode"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from litseq.errors import UsageError
-from litseq.generation.plain import is_whole, plain
+from litseq.generation.plain import is_list, is_whole, plain
 
 _MOST_TOKENS = 2**31 - 1
 _MOST_BEAMS = 1024
@@ -94,7 +94,7 @@ class GenerationOptions:
             object.__setattr__(self, item.name, plain(getattr(self, item.name)))
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        elif isinstance(self.stop, Sequence):
+        elif is_list(self.stop):
             object.__setattr__(self, "stop", tuple(self.stop))
         if isinstance(self.bad_words, Sequence) and not isinstance(self.bad_words, str):
             object.__setattr__(self, "bad_words", tuple(plain(word) for word in self.bad_words))
@@ -223,7 +223,7 @@ def _samples(options: GenerationOptions) -> bool:
 def _is_word(word: object, may_be_empty: bool = False) -> bool:
     if isinstance(word, str):
         return bool(word)
-    if not isinstance(word, Sequence):
+    if not is_list(word):
         return False
     ids = all(is_whole(i) and int(i) >= 0 for i in word)
     return ids and (may_be_empty or len(word) > 0)

@@ -1,7 +1,8 @@
 """What numpy and torch users hand over, as Python's own numbers and lists."""
 
 import numbers
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeGuard
 
 
 class ArrayLike(Protocol):
@@ -19,3 +20,8 @@ def plain(value: Any) -> Any:
 def is_whole(value: object) -> bool:
     """Whether a value is a whole number; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a list or the like. Bytes are none: their numbers would pass for token ids."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)

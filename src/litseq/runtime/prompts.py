@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from litseq.bundle import Manifest
 from litseq.errors import BundleError, LitseqError, UsageError
 from litseq.generation import Prompt
-from litseq.generation.plain import ArrayLike, is_whole, plain
+from litseq.generation.plain import ArrayLike, is_list, is_whole, plain
 from litseq.text import PromptFormat, Tokenizer
 
 PromptLike = str | Sequence[int] | ArrayLike
@@ -114,7 +114,7 @@ class PromptReader:
             if not is_unicode(given):
                 raise UsageError(f"{where} is no valid Unicode (a lone surrogate); decode it as UTF-8 first")
             ids = self._tokenizer.encode(given)
-        elif isinstance(row := plain(given), Sequence) and all(is_whole(i) for i in row):
+        elif is_list(row := plain(given)) and all(is_whole(i) for i in row):
             ids = [int(i) for i in row]
         else:
             raise UsageError(f"{where} is of type {type(given).__name__}, expected text or a list of token ids")
