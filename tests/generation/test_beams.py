@@ -203,6 +203,23 @@ def test_a_search_with_nothing_left_ends():
         search([Prompt([5])], max_new_tokens=6, num_beams=3, prefix_allowed_tokens=lambda ids: [])
 
 
+@pytest.mark.parametrize("more", [{}, {"num_beam_groups": 2, "diversity_penalty": 0.5}])
+def test_a_search_in_which_everything_is_forbidden_gives_what_it_has(more):
+    heard = []
+    options = GenerationOptions(
+        max_new_tokens=40, num_beams=4, num_return_sequences=4, no_repeat_ngram_size=1, logprobs=True, **more
+    )
+    engine = Engine(ToyModel(), (END,))
+    # The end token is used up too.
+    engine.submit(Request(Prompt([5, END]), options, on_token=lambda token: bool(heard.append(token))))
+    (result,) = run(engine)
+    for each in (result, *result.others):
+        assert sorted([5, END, *each.tokens]) == list(range(11))
+        assert (each.finish_reason, len(each.log_probs)) == ("length", 9)
+        assert -100 < each.score < sum(each.log_probs) / 9 + 1e-5  # a diverse search subtracts its penalties
+    assert heard == result.tokens
+
+
 def test_every_prompt_has_as_many_outputs_as_were_asked_for():
     prompts = [Prompt([5]), Prompt([6, 3])]
     options = {"max_new_tokens": 4, "num_beams": 4, "num_return_sequences": 4}

@@ -398,3 +398,14 @@ def test_a_model_in_use_is_refused():
     model.admit([Prompt([3])])
     with pytest.raises(ValueError, match="holds 1 rows already"):
         Engine(model, (END,))
+
+
+@pytest.mark.parametrize("more", [{}, {"temperature": 1.0, "seed": 3, "num_return_sequences": 3}])
+def test_a_row_ends_where_everything_is_forbidden(more):
+    options = GenerationOptions(max_new_tokens=40, no_repeat_ngram_size=1, logprobs=True, **more)
+    for result in generate([Prompt([5]), Prompt([6, 3])], options, end=()):
+        for each in (result, *result.others):
+            used = [*((5,) if result.ticket == 1 else (6, 3)), *each.tokens]
+            assert sorted(used) == list(range(11))  # every token of the vocabulary, once
+            assert (each.finish_reason, len(each.log_probs)) == ("length", len(each.tokens))
+            assert each.score == pytest.approx(sum(each.log_probs))

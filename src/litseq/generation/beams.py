@@ -99,6 +99,9 @@ class BeamSearch:
                 values = values - self._options.diversity_penalty * np.array(penalties, np.float32)
             totals = np.array([beam.total for beam in group.running] or [0.0])
             best, rows, columns = _best_of(values[None], totals[None], self._wanted)
+            if best[0, 0] == -math.inf:  # everything is forbidden: what runs goes no further
+                group.done = True
+                continue
             at = np.array(slots)[rows[0]], columns[0]
             self._extend_group(group, best[0].tolist(), rows[0].tolist(), ids[at].tolist())
             if self._options.wants_logprobs:
@@ -123,8 +126,9 @@ class BeamSearch:
         """The best outputs. With a `reason` the search was ended from outside, and what runs counts as well."""
         found = [beam for group in self._groups for beam in group.finished]
         if reason is not None or not found:
+            none_won = not found
             for group in self._groups:
-                if group.done and found:
+                if group.done and not none_won:
                     continue  # its running beams have lost
                 for beam in group.running:
                     if beam.total > -math.inf:
@@ -283,9 +287,10 @@ class BeamSearch:
             self._told = len(tokens)
 
     def _possible(self) -> Iterator[_Beam]:
+        none_won = not any(group.finished for group in self._groups)
         for group in self._groups:
             yield from group.finished
-            if not group.done:
+            if none_won or not group.done:
                 yield from (beam for beam in group.running if beam.total > -math.inf)
 
     def _result(self, beam: _Beam) -> Result:

@@ -12,6 +12,9 @@ from litseq.generation.row import Row
 from litseq.generation.sampling import sample
 from litseq.generation.step_model import FloatArray, IntArray, Scores
 
+NOTHING = -1
+"""In place of a token, where all are forbidden."""
+
 
 class Chooser:
     """How the rows now running are chosen for; made anew whenever the set of rows changes."""
@@ -32,7 +35,7 @@ class Chooser:
         return self._alternatives if self._greedy else 0
 
     def choose(self, scores: Scores) -> IntArray:
-        """[n] the next tokens; log-probabilities, where wanted, are noted in the rows."""
+        """[n] the next tokens, `NOTHING` where all are forbidden; log-probabilities, where wanted, are noted in the rows."""
         if self._logprobs:
             return self._choose_with_logprobs(scores)
         return self._choose(scores)
@@ -50,6 +53,8 @@ class Chooser:
         options = row.options
         if options.processes_logits:
             row.job.process(logits, row.context(), len(row.tokens), self._end_tokens)
+            if logits.max() == processors.NEVER:
+                return NOTHING
         return sample(logits, options, row.uniform()) if options.sampling else int(logits.argmax())
 
     def _choose_with_logprobs(self, scores: Scores) -> IntArray:
@@ -65,6 +70,8 @@ class Chooser:
             top_log_probs = np.take_along_axis(raw, top_ids, -1) - normalizer[:, None]
         for i in self._logprobs:
             row = self._rows[i]
+            if tokens[i] == NOTHING:
+                continue
             row.log_probs.append(float(chosen[i]))
             if k := row.options.top_logprobs:
                 pairs = zip(top_ids[i, :k].tolist(), top_log_probs[i, :k].tolist(), strict=True)

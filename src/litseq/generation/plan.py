@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from litseq.generation.beams import BeamSearch, extend_together
-from litseq.generation.choice import Chooser
+from litseq.generation.choice import NOTHING, Chooser
 from litseq.generation.row import FinishReason, Result, Row
 from litseq.generation.step_model import IntArray, Scores
 
@@ -107,6 +107,8 @@ class Plan:
         """Note a token of a plain row; why the row ends with it, if it does."""
         if token in self._end_tokens:
             return "eos"
+        if token == NOTHING:
+            return "length"
         row.tokens.append(token)
         if row.on_token is not None and row.job.ask(row.on_token, token):
             return "stop"

@@ -16,7 +16,8 @@ class Completion:
     token_ids: list[int]
     """The output's tokens without the end token: a `prefix`, then those generated. They may spell a stop string at the end."""
     finish_reason: FinishReason
-    """"eos": the model ended it; "stop": a stop string; "length": `max_new_tokens`, or the model's limit."""
+    """"eos": the model ended it; "stop": a stop string; "length": `max_new_tokens`, the model's limit, or the options
+    forbid every token that could come next."""
     score: float | None = None
     """Sum of the log-probabilities, the end token's included; with `logprobs=True`. Of a beam search always given, and divided by
     length ** length_penalty."""
