@@ -124,6 +124,12 @@ def test_given_values_replace_those_of_the_base():
     assert (merged.max_new_tokens, merged.temperature, merged.sampling, merged.stop) == (9, None, False, ("end",))
 
 
+def test_what_the_bundle_asks_for_can_be_turned_off():
+    sampled, searched = GenerationOptions(temperature=0.8, do_sample=True), GenerationOptions(num_beams=4)
+    assert not GenerationOptions.from_mapping({"num_beams": 4, "temperature": 0}, sampled).sampling
+    assert GenerationOptions.from_mapping({"num_beams": 1, "temperature": 0.8}, searched).sampling
+
+
 def test_stop_takes_one_string_or_several():
     assert GenerationOptions(stop="a").stop == ("a",)
     assert GenerationOptions(stop=["a", "b"]).stop == ("a", "b")
@@ -132,7 +138,10 @@ def test_stop_takes_one_string_or_several():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_beams": 4, "temperature": 0.5}, "sampling is asked for"),
+        (
+            {"num_beams": 4, "temperature": 0.5},
+            "num_beams is 4 and sampling is asked for.*num_beams=1 or temperature=0",
+        ),
         ({"num_beams": 2, "num_return_sequences": 3}, "more than num_beams 2"),
         ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0}, "num_beams that it divides"),
         ({"num_beams": 4, "num_beam_groups": 2}, "diversity_penalty above 0"),

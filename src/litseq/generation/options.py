@@ -206,7 +206,7 @@ def _beam_problems(
     if not all(isinstance(value, int) for value in (beams, count, groups)):
         return  # said already
     if beams > 1 and _samples(options):
-        yield "num_beams is above 1 and sampling is asked for; leave out one of them"
+        yield f"num_beams is {beams} and sampling is asked for, if only by the bundle; give num_beams=1 or temperature=0"
     if beams > 1 and count > beams:
         yield f"num_return_sequences is {count}, more than num_beams {beams}"
     if beams == 1 and count > 1 and not _samples(options):
