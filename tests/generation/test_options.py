@@ -51,6 +51,8 @@ def test_scalars_and_arrays_of_numpy_are_pythons_numbers_and_lists():
         ("min_new_tokens", -1),
         ("temperature", -0.1),
         ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        pytest.param("temperature", 10**400, id="temperature-huge"),
         ("temperature", "hot"),
         ("top_k", 0),
         ("top_p", 0),

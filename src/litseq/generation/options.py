@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
@@ -150,7 +151,8 @@ def _problems(options: GenerationOptions) -> list[str]:
         value = getattr(options, name)
         if value is None:
             return
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Compared, since an integer may be too large to be made a float.
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not fits or not minimum <= value <= maximum or (open_below and value == minimum):
             found.append(f"{name} is {value!r}, expected {bounds}")
 
