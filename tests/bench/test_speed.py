@@ -5,6 +5,8 @@ import pytest
 
 from litseq.bench import bench
 from litseq.bench.limits import Limits
+from litseq.bench.weights import decoder_weights
+from litseq.bundle import open_bundle
 from litseq.errors import UsageError
 from runtime.fixtures import FIXTURES, fixture_path
 
@@ -37,6 +39,18 @@ def test_a_step_is_compared_with_reading_its_weights_and_caches(known_limits):
     seconds = (result.step_bytes + 12 * result.cache_bytes) / known_limits.bandwidth
     assert point.step_bound == "memory"
     assert point.step_share == pytest.approx(seconds / point.step_seconds)
+
+
+def test_a_prompt_is_compared_with_what_it_multiplies(monkeypatch):
+    """All its tokens with the layers, and its last one alone with the output projection, the largest matrix of all."""
+    slow = Limits(1, 1e15, 1e6, 1e6)
+    monkeypatch.setattr("litseq.bench.speed.measure_limits", lambda threads: slow)
+    path = fixture_path("tiny-decoder-only")
+    (point,) = bench(path, batch_sizes=[3], lengths=[10], new_tokens=4, repeats=1, threads=1).points
+    weights = decoder_weights(open_bundle(path))
+    assert weights.head > weights.multiplied
+    operations = 2 * (3 * 10 * weights.multiplied + 3 * weights.head)
+    assert point.prompt_share == pytest.approx(operations / slow.float_operations / point.prompt_seconds)
 
 
 @pytest.mark.parametrize("name", FIXTURES)

@@ -13,8 +13,41 @@ def test_weights_are_those_that_onnx_counts(name):
     pytest.importorskip("onnx")
     bundle = open_bundle(fixture_path(name))
     found = decoder_weights(bundle)
-    assert (found.bytes, found.multiplied) == count_with_onnx(bundle.file(bundle.manifest.decoder.file))
+    size, multiplied = count_with_onnx(bundle.file(bundle.manifest.decoder.file))
+    assert (found.bytes, found.multiplied + found.head) == (size, multiplied)
     assert not found.integer
+
+
+@pytest.mark.parametrize("to", [None, "int8", "int4"])
+def test_only_the_last_token_of_a_prompt_meets_the_output_projection(pytestconfig, tmp_path, to):
+    path = pytestconfig.rootpath / "tests" / "fixtures" / "exported-decoder-only"
+    if to is not None:
+        pytest.importorskip("onnx_ir")
+        from litseq.quantize import QuantizeOptions, quantize_bundle
+
+        quantize_bundle(path, tmp_path / "out", QuantizeOptions(to, threads=1))
+        path = tmp_path / "out"
+    bundle = open_bundle(path)
+    hparams = bundle.manifest.model.hparams
+    assert hparams["tie_embeddings"]
+    found = decoder_weights(bundle)
+    assert found.head == bundle.manifest.model.vocab_size * hparams["embed_dim"]
+    assert found.multiplied > 0
+    assert found.integer == (to is not None)
+
+
+def test_stacks_of_matrices_and_convolutions_are_multiplied_with(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    experts = onnx.numpy_helper.from_array(np.zeros((3, 16, 32), np.float32), "experts")
+    kernel = onnx.numpy_helper.from_array(np.zeros((32, 16, 1), np.float32), "kernel")
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "experts"], ["y"]),
+        onnx.helper.make_node("Conv", ["y", "kernel"], ["z"]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(n, 1, None) for n in ("x", "z")]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [experts, kernel])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "g.onnx")
+    assert read_weights(tmp_path / "g.onnx").multiplied == 3 * 16 * 32 + 32 * 16
 
 
 def test_packed_weights_count_as_the_matrix_they_stand_for(tmp_path):

@@ -15,7 +15,7 @@ import onnxruntime
 
 import litseq
 from litseq.bench.limits import Limits, measure_limits
-from litseq.bench.weights import GraphWeights, cache_bytes, cross_bytes, read_weights
+from litseq.bench.weights import GraphWeights, cache_bytes, cross_bytes, decoder_weights, read_weights
 from litseq.bundle import Bundle, open_bundle
 from litseq.errors import UsageError
 from litseq.generation import Engine, GenerationOptions, Prompt, Request
@@ -127,7 +127,7 @@ class _Timer:
         self.bundle, self.limits, self.new_tokens, self.repeats = bundle, limits, new_tokens, repeats
         self.graphs = Graphs(bundle, limits.threads)
         self.model = OrtStepModel(self.graphs)
-        self.decoder = read_weights(bundle.file(manifest.decoder.file))
+        self.decoder = decoder_weights(bundle)
         self.encoder = read_weights(bundle.file(manifest.encoder.file)) if manifest.encoder else None
         start = manifest.prompt_format.get("start_ids")
         self.start = list(start) if isinstance(start, list) and start else [0]
@@ -192,9 +192,12 @@ class _Timer:
         return time.perf_counter() - begin
 
     def _best_prompt(self, batch: int, length: int) -> float:
-        """Seconds that reading the prompts takes at least: every token times every matrix, or reading them once."""
+        """Seconds that reading the prompts takes at least: every token times every matrix, or reading them once.
+
+        Logits are computed of the last token of a prompt alone.
+        """
         weights = self.encoder or self.decoder
-        return max(weights.bytes / self.limits.bandwidth, self._multiply(weights, batch * length))
+        return max(weights.bytes / self.limits.bandwidth, self._multiply(weights, batch * length, batch))
 
     def _best_step(self, batch: int, length: int) -> tuple[float, str]:
         """Seconds that a step takes at least, and why."""
@@ -204,9 +207,10 @@ class _Timer:
         else:
             tokens = cache_bytes(self.bundle) * (length + middle)
         memory = (self.decoder.bytes + batch * tokens) / self.limits.bandwidth
-        arithmetic = self._multiply(self.decoder, batch)
+        arithmetic = self._multiply(self.decoder, batch, batch)
         return max(memory, arithmetic), "memory" if memory >= arithmetic else "arithmetic"
 
-    def _multiply(self, weights: GraphWeights, tokens: int) -> float:
+    def _multiply(self, weights: GraphWeights, tokens: int, wanted: int) -> float:
+        """Seconds of the products of so many tokens, of which the logits of so many are wanted."""
         speed = self.limits.integer_operations if weights.integer else self.limits.float_operations
-        return 2 * weights.multiplied * tokens / speed
+        return 2 * (weights.multiplied * tokens + weights.head * wanted) / speed

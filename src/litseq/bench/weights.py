@@ -16,6 +16,7 @@ from litseq.errors import BundleError
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 _LOOKUPS = ("Gather", "GatherBlockQuantized")
 """Operators that read a few rows of a table and not all of it."""
+_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Conv")
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class GraphWeights:
     bytes: int
     """Of all weights but tables that are only looked up in."""
     multiplied: int
-    """Elements of the matrices that a token is multiplied with: two operations each."""
+    """Elements of the matrices that every token is multiplied with: two operations each."""
+    head: int
+    """Elements of those behind them that only the tokens whose logits are wanted are multiplied with."""
     integer: bool
-    """Whether most of them are whole numbers of 8 bits or fewer."""
+    """Whether most of both are whole numbers of 8 bits or fewer."""
 
 
 def decoder_weights(bundle: Bundle) -> GraphWeights:
@@ -36,7 +39,8 @@ def decoder_weights(bundle: Bundle) -> GraphWeights:
     Raises:
         BundleError: the graph cannot be read.
     """
-    return read_weights(bundle.file(bundle.manifest.decoder.file))
+    decoder = bundle.manifest.decoder
+    return read_weights(bundle.file(decoder.file), decoder.inputs["logit_rows"])
 
 
 def cache_bytes(bundle: Bundle) -> int:
@@ -51,14 +55,18 @@ def cross_bytes(bundle: Bundle) -> int:
     return sum(math.prod(d for d in c.dims if isinstance(d, int)) * np.dtype(c.dtype).itemsize for c in cross)
 
 
-def read_weights(file: Path) -> GraphWeights:
+def read_weights(file: Path, wanted: str | None = None) -> GraphWeights:
     """Count a graph's weights by who uses them.
+
+    Args:
+        file: The graph.
+        wanted: The input that says whose logits are wanted; what depends on it is the head.
 
     Raises:
         BundleError: the file is no ONNX graph.
     """
     try:
-        return _count(memoryview(file.read_bytes()))
+        return _count(memoryview(file.read_bytes()), wanted)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{file} cannot be read as an ONNX graph: {error}; export the bundle again") from error
 
@@ -78,10 +86,11 @@ class _Tensor:
 class _Node:
     kind: str
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     attributes: dict[str, int]
 
 
-def _count(data: memoryview) -> GraphWeights:
+def _count(data: memoryview, wanted: str | None) -> GraphWeights:
     graph = next((value for number, value in fields(data) if number == 7), None)
     if not isinstance(graph, memoryview):
         raise ValueError("it holds no graph")
@@ -93,42 +102,46 @@ def _count(data: memoryview) -> GraphWeights:
             tensor = _tensor(value)
             tensors[tensor.name] = tensor
     read: set[str] = set()
-    multiplied = {True: 0, False: 0}
-    for node in nodes:
+    behind = {wanted}
+    elements = {(head, integer): 0 for head in (False, True) for integer in (False, True)}
+    for node in nodes:  # in the order in which they run
+        if not behind.isdisjoint(node.inputs):
+            behind.update(node.outputs)
         if node.kind not in _LOOKUPS:
-            read |= {name for name in node.inputs if name in tensors}
+            read |= {tensors[name].name for name in node.inputs if name in tensors}
         elif len(node.inputs) > 1 and node.inputs[0] not in tensors:
-            read |= {name for name in node.inputs[1:] if name in tensors}
-        elements, integer = _matrix(node, tensors)
-        multiplied[integer] += elements
-    total = sum(tensors[name].bytes for name in read)
-    return GraphWeights(total, sum(multiplied.values()), multiplied[True] > multiplied[False])
+            read |= {tensors[name].name for name in node.inputs[1:] if name in tensors}
+        if node.kind == "Transpose" and node.inputs[0] in tensors:
+            # A tied table is turned over before it is multiplied with.
+            tensors[node.outputs[0]] = tensors[node.inputs[0]]
+        count, integer = _matrix(node, tensors)
+        elements[not behind.isdisjoint(node.inputs), integer] += count
+    return GraphWeights(
+        sum(tensors[name].bytes for name in read),
+        elements[False, False] + elements[False, True],
+        elements[True, False] + elements[True, True],
+        elements[False, True] + elements[True, True] > elements[False, False] + elements[True, False],
+    )
 
 
 def _matrix(node: _Node, tensors: dict[str, _Tensor]) -> tuple[int, bool]:
-    """Elements of the matrix that a node multiplies with, and whether they are quantised."""
+    """Elements of the matrix, or the stack of them, that a node multiplies with, and whether they are quantised."""
     if {"K", "N"} <= set(node.attributes):  # MatMulNBits, whose weights are packed
         return node.attributes["K"] * node.attributes["N"], True
-    matrices = [tensors[name] for name in node.inputs if name in tensors and len(tensors[name].dims) == 2]
-    if node.kind not in (
-        "MatMul",
-        "Gemm",
-        "FusedMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul",
-    ):
-        # A tied table is turned over before it is multiplied with.
-        matrices = matrices if node.kind == "Transpose" else []
+    if node.kind not in _PRODUCTS:
+        return 0, False
+    matrices = [tensors[name] for name in node.inputs if name in tensors and len(tensors[name].dims) > 1]
     largest = max(matrices, key=lambda tensor: math.prod(tensor.dims), default=None)
     return (math.prod(largest.dims), largest.bits <= 8) if largest else (0, False)
 
 
 def _node(data: memoryview) -> _Node:
-    kind, inputs, attributes = "", [], {}
+    kind, inputs, outputs, attributes = "", [], [], {}
     for number, value in fields(data):
         if number == 1 and isinstance(value, memoryview):
             inputs.append(bytes(value).decode())
+        elif number == 2 and isinstance(value, memoryview):
+            outputs.append(bytes(value).decode())
         elif number == 4 and isinstance(value, memoryview):
             kind = bytes(value).decode()
         elif number == 5 and isinstance(value, memoryview):
@@ -136,7 +149,7 @@ def _node(data: memoryview) -> _Node:
             name, whole = parts.get(1), parts.get(3)
             if isinstance(name, memoryview) and isinstance(whole, int):
                 attributes[bytes(name).decode()] = whole
-    return _Node(kind, tuple(inputs), attributes)
+    return _Node(kind, tuple(inputs), tuple(outputs), attributes)
 
 
 def _tensor(data: memoryview) -> _Tensor:
