@@ -14,6 +14,7 @@ import torch
 
 from litseq.errors import ExportError
 from litseq.export import passes
+from litseq.export.folding import fold_constants
 from litseq.export.graphs import GraphSpec
 from litseq.export.lowering import TRANSLATION_TABLE, lower
 
@@ -44,6 +45,7 @@ def trace(spec: GraphSpec) -> ir.Model:
     assert onnx_program is not None
     model = onnx_program.model
     passes.fold_weight_views(model.graph)
+    fold_constants(model.graph)
     passes.expand_prefix_attention(model.graph)
     passes.expand_attention_masks(model.graph)
     for past, present, _ in spec.cache:
