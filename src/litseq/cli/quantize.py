@@ -48,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="texts, one a line (source, tab, target for an encoder-decoder), on which int4 makes up for its errors "
+        help="texts, one a line (source, tab, target for an encoder-decoder; .jsonl: text, source and target, or "
+        "conversations), on which int4 makes up for its errors "
         "(default: texts that the model writes itself)",
     )
     parser.add_argument(

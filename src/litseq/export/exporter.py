@@ -77,9 +77,8 @@ def export_bundle(
     bundle.check_target(directory, force=force)
     options = QuantizeOptions(quantize) if isinstance(quantize, str) else quantize
     if options is not None:
-        read_given(
-            options, pairs=module.architecture == "encoder-decoder"
-        )  # what cannot be read must not cost the export
+        # What cannot be read must not cost the export.
+        read_given(options, pairs=module.architecture == "encoder-decoder", chat=bool(module.record.chat))
     with _on_cpu(module) as (on_cpu, encoder, decoder):
         _check_settings(module, tokenizer, encoder, decoder)
         prefix = bool(getattr(module, "prefix_lm", False))

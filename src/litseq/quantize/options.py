@@ -36,8 +36,9 @@ class QuantizeOptions:
     head_bits: Literal[4, 8] = 8
     """Bits of the output projection and of the embedding of an int4 bundle."""
     calibration: Path | None = None
-    """Texts, one a line (source, tab and target for an encoder-decoder), on which the errors of int4 are compensated.
-    None: texts that the model writes itself. int8 has no use for them."""
+    """Texts, one a line (source, tab and target for an encoder-decoder; JSON lines with `text`, `source` and `target`, or
+    conversations), on which the errors of int4 are compensated. None: texts that the model writes itself. int8 has no use
+    for them."""
     compensate: bool = True
     """Let each weight of an int4 bundle make up for the rounding of those before it; without, each goes to the nearest
     step of the best scale."""

@@ -97,7 +97,7 @@ def quantize_files(
     if not any(weight.linears for weight in weights):
         raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
     sampler = Sampler(manifest, before)
-    given = read_given(options, pairs=manifest.encoder is not None)
+    given = read_given(options, pairs=manifest.encoder is not None, chat=bool(manifest.chat))
     calibration, calibrated_on = _calibration(sampler, options, given.calibration, say)
     say(f"rounding {len(weights)} matrices")
     done, errors = _quantise(source, models, weights, options, calibration, threads, target)
@@ -266,10 +266,10 @@ class GivenTexts:
     validation: list[Text]
 
 
-def read_given(options: QuantizeOptions, *, pairs: bool) -> GivenTexts:
+def read_given(options: QuantizeOptions, *, pairs: bool, chat: bool) -> GivenTexts:
     """The files that the options name, read before the work: one that is no file of texts must not cost it."""
     files = options.calibration, options.validation
-    given = GivenTexts(*([] if file is None else read_texts(file, pairs=pairs) for file in files))
+    given = GivenTexts(*([] if file is None else read_texts(file, pairs, chat) for file in files))
     if any(text.source is not None for text in given.validation):
         reports.need_sacrebleu()
     return given

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from litseq.bundle import Manifest
 from litseq.errors import DataError, UsageError
 from litseq.quantize.runner import Row
 from litseq.runtime import Generator
+from litseq.runtime.chat import ChatReader
 from litseq.runtime.prompts import PromptReader
+from litseq.text import Message
+from litseq.text.messages import ASSISTANT, read_messages, read_turns
 
 ROW_TOKENS = 256
 """A row is read in one call, so its activations must fit."""
@@ -24,39 +28,84 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Text:
-    """A line of a file: a text, or a source and its target."""
+    """A text, a source and its target, or an answer of a conversation."""
 
     source: str | None
     target: str
+    asked: tuple[Message, ...] = ()
+    """What was said before an answer."""
 
 
-def read_texts(path: Path, pairs: bool) -> list[Text]:
-    """The lines of a UTF-8 file, plain or gzip'd; empty ones are left out.
+def read_texts(path: Path, pairs: bool, chat: bool = False) -> list[Text]:
+    """The texts of a UTF-8 file, plain or gzip'd; empty lines are left out.
+
+    A line is a text, or a source, a tab and a target. In a `.jsonl` or `.ndjson` file it is an object with `text`, with
+    `source` and `target`, or with a conversation, whose answers are taken one by one.
+
+    Args:
+        path: The file.
+        pairs: The model reads pairs, or conversations.
+        chat: The model has been trained on conversations.
 
     Raises:
-        DataError: the file cannot be read, is empty, or a line is no pair where pairs are needed.
+        DataError: the file cannot be read, is empty, or a line is not what the model reads.
     """
     try:
         content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
+        name = path.name.lower()
+        if name.endswith(".gz"):
+            content, name = gzip.decompress(content), name.removesuffix(".gz")
         lines = content.decode("utf-8-sig").split("\n")  # some editors begin a file with a byte order mark
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read ({reason}), expected UTF-8 texts, one a line") from None
-    texts = []
+    texts: list[Text] = []
     for number, line in enumerate(lines, 1):
-        parts = line.rstrip("\r").split("\t")
         if not line.strip():
             continue
-        if pairs and len(parts) != 2:
-            raise DataError(
-                f"{path} line {number}: {len(parts)} columns, expected source, tab and target for an encoder-decoder"
-            )
-        texts.append(Text(parts[0], parts[1]) if len(parts) == 2 else Text(None, parts[0] if len(parts) == 1 else line))
+        try:
+            if name.endswith((".jsonl", ".ndjson")):
+                texts += _from_json(line, pairs, chat)
+            else:
+                texts.append(_from_columns(line, pairs))
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}") from None
     if not texts:
         raise DataError(f"{path}: no text in it, expected at least one line")
     return texts
+
+
+def _from_columns(line: str, pairs: bool) -> Text:
+    parts = line.rstrip("\r").split("\t")
+    if pairs and len(parts) != 2:
+        raise ValueError(f"{len(parts)} columns, expected source, tab and target for an encoder-decoder")
+    return Text(parts[0], parts[1]) if len(parts) == 2 else Text(None, parts[0] if len(parts) == 1 else line)
+
+
+def _from_json(line: str, pairs: bool, chat: bool) -> Iterator[Text]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON ({error}), expected an object a line") from None
+    record = record if isinstance(record, dict) else {}
+    given = record.get("turns") or record.get("messages")
+    if given is not None and chat:
+        in_turn = isinstance(given, list) and isinstance(given[0], str)
+        messages = read_turns(given) if in_turn else read_messages(given)
+        for i, message in enumerate(messages):
+            if message.role == ASSISTANT:
+                yield Text(None, message.content, messages[:i])
+    elif isinstance(record.get("source"), str) and isinstance(record.get("target"), str):
+        yield Text(record["source"], record["target"])
+    elif isinstance(record.get("text"), str) and not pairs:
+        yield Text(None, record["text"])
+    else:
+        wanted = ("'source' and 'target'" if pairs else "'text', or 'source' and 'target'") + (
+            ", or 'messages' or 'turns'" if chat else ""
+        )
+        found = ", ".join(map(repr, list(record)[:5])) or "no object with fields"
+        trained = "" if given is None else ": the model was not trained on conversations"
+        raise ValueError(f"{found}, expected texts as {wanted}{trained}")
 
 
 class Sampler:
@@ -68,6 +117,7 @@ class Sampler:
         self.seed = SEED
         """Of the texts that the model writes; another one gives others."""
         self._reader = PromptReader(manifest, generator.tokenizer)
+        self._chat = ChatReader(manifest, generator.tokenizer).format
         self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]
         self._longest = min(ROW_TOKENS, manifest.model.max_seq_len)
 
@@ -129,6 +179,8 @@ class Sampler:
 
     def _row(self, text: Text) -> Row:
         ids = self.generator.tokenizer.encode(text.target)
+        if text.asked:
+            return self._answer(text.asked, ids)
         if self.manifest.encoder is None and text.source is None:
             tokens = (*self._frame, *ids)[: self._longest]
             return Row(None, tokens, min(max(1, len(self._frame)), len(tokens)))
@@ -136,6 +188,20 @@ class Sampler:
         prompt = self._reader.read(text.source or " ") if len(source) < self._longest - 8 else self._reader.read(source)
         tokens = (*prompt.ids, *ids, self.generator.tokenizer.eos_id)[: self._longest]
         return Row(_tuple(prompt.source), tokens, min(len(prompt.ids), len(tokens)))
+
+    def _answer(self, asked: tuple[Message, ...], ids: list[int]) -> Row:
+        """An answer behind what the model is given to read, the oldest turns left out as in training; empty where it cannot."""
+        assert self._chat is not None
+        answer = [*ids, self._chat.stop_ids[0]][: self._longest // 2]
+        room = self._longest - (len(answer) if self.manifest.encoder is None else 0)
+        try:
+            (fitted,) = self._chat.prompts([asked], [room])
+        except ValueError as error:
+            raise DataError(f"the chat template of the model refuses a conversation: {error}") from None
+        if fitted.encoded is None:
+            return Row(None, ())
+        prompt = self._reader.read(fitted.encoded)
+        return Row(_tuple(prompt.source), (*prompt.ids, *answer)[: self._longest], len(prompt.ids))
 
 
 def _tuple(ids: Sequence[int] | None) -> tuple[int, ...] | None:
