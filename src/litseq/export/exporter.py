@@ -261,4 +261,8 @@ def _disagreement(
         found = locate.first_difference(specs[name], directory / name, origins[name], report.tolerance)
         if found is not None:
             return f"{text}; in {name} {found}"
-    return f"{text}; every layer agrees in the traced shapes, so the module computes something else at other shapes"
+    return (
+        f"{text}; every layer agrees in the traced shapes, so the module computes something else at other shapes, or when "
+        "a row is read in parts: what joins neighbouring tokens outside of an attention needs a cache, see "
+        "docs/subclassing.md"
+    )

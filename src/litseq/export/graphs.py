@@ -117,7 +117,6 @@ def decoder_spec(decoder: TransformerDecoder, prefix: bool = False) -> GraphSpec
             f"the decoder does not say what its layers carry from call to call: {error}; an attention of your own needs "
             "cache_dims(), and a layer keeps it as `attention`, see docs/subclassing.md"
         ) from error
-    weight = decoder.embedding.weight
     inputs: dict[str, Tensor] = {
         "input_ids": torch.zeros(TRACE_ROWS, TRACE_NEW, dtype=torch.int64),
         "new_lengths": torch.tensor([TRACE_NEW, 2, 4], dtype=torch.int32),
@@ -140,7 +139,7 @@ def decoder_spec(decoder: TransformerDecoder, prefix: bool = False) -> GraphSpec
         for part, dims in zip(_part_names(len(layer)), layer, strict=True):
             past, present = f"past_{part}.{i}", f"present_{part}.{i}"
             cache.append((past, present, ("batch", *("capacity" if d is None else d for d in dims))))
-            inputs[past] = weight.new_zeros(TRACE_ROWS, *(TRACE_CAPACITY if d is None else d for d in dims))
+            inputs[past] = torch.zeros(TRACE_ROWS, *(TRACE_CAPACITY if d is None else d for d in dims))
             dynamic[past] = {0: DYNAMIC} | {j + 1: DYNAMIC for j, d in enumerate(dims) if d is None}
     cross: list[tuple[str, tuple[str | int, ...]]] = []
     cross_layers: list[int] = []
@@ -180,7 +179,7 @@ def _cross_inputs(
 ) -> tuple[list[tuple[str, tuple[str | int, ...]]], list[Tensor], list[int]]:
     """Names, dimensions and examples of the cross keys and values, found by making some."""
     with torch.no_grad():
-        memory = decoder.embedding.weight.new_zeros(TRACE_ROWS, TRACE_SOURCE, decoder.config.embed_dim)
+        memory = torch.zeros(TRACE_ROWS, TRACE_SOURCE, decoder.config.embed_dim)
         made = decoder.cross_keys_values(memory)
     names: list[tuple[str, tuple[str | int, ...]]] = []
     for i, layer in enumerate(made):

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -89,13 +90,13 @@ def _difference(reference: Tensor, found: np.ndarray, new_lengths: Tensor | None
 
 def _random_inputs(spec: GraphSpec) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    vocab = next(p.shape[0] for name, p in spec.module.named_parameters() if name.endswith("embedding.weight"))
+    config: Any = spec.module.get_submodule("decoder").config  # which both graphs hold
     inputs = {}
     for name, tensor in spec.inputs.items():
         if tensor.is_floating_point():
             tensor = torch.randn(tensor.shape, generator=generator)
         elif name == "input_ids":
-            tensor = torch.randint(0, vocab, tensor.shape, generator=generator)
+            tensor = torch.randint(0, config.vocab_size, tensor.shape, generator=generator)
         inputs[name] = tensor
     if "prefix_lengths" in inputs:
         inputs["prefix_lengths"] = torch.zeros_like(inputs["prefix_lengths"])

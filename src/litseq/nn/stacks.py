@@ -217,7 +217,7 @@ class TransformerDecoder(_Stack):
 
     def new_cache(self, rows: int, capacity: int) -> list[LayerState]:
         """Empty caches for `rows` rows of up to `capacity` tokens."""
-        like = self.embedding.weight
+        like = next(self.parameters())
         return [
             layer_state(like.new_zeros(rows, *(capacity if d is None else d for d in dims)) for dims in layer)
             for layer in self.cache_dims()
