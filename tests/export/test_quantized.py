@@ -6,7 +6,7 @@ import pytest
 
 from export.small import small_module, small_tokenizer, small_translator
 from litseq.bundle import open_bundle
-from litseq.errors import DataError
+from litseq.errors import BundleError, DataError
 from litseq.export import export_bundle, exporter
 from litseq.quantize import QuantizeOptions
 from litseq.runtime import Generator
@@ -34,6 +34,13 @@ def test_export_quantised(tmp_path, make, to):
 def test_a_word_is_enough(tmp_path):
     export_bundle(small_module(), small_tokenizer(), tmp_path / "b", quantize="int8")
     assert open_bundle(tmp_path / "b").manifest.quantization["batch_invariant"] is True
+
+
+def test_a_module_without_anything_to_quantise_is_named_as_it_was_to_be(tmp_path):
+    tiny = small_module(embed_dim=8, num_heads=1, num_layers=1, ffn_dim=8)
+    with pytest.raises(BundleError, match=r"/b multiplies with no constant matrix of 1024 elements or more"):
+        export_bundle(tiny, small_tokenizer(), tmp_path / "b", quantize="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["calibration", "validation"])

@@ -145,6 +145,8 @@ def test_every_scheme_is_measured_on_the_same_lines_and_tried_on_others_than_it_
         ("int4", {"head_bits": 2}, "head_bits is 2"),
         ("int4", {"calibration": "/nowhere"}, "/nowhere does not exist"),
         ("int8", {"calibration": __file__}, "calibration has no meaning for int8"),
+        ("int4", {"max_loss": "0.01"}, "max_loss is '0.01', expected a number"),
+        ("int8", {"validation": "."}, "validation file . is no file"),
     ],
 )
 def test_what_cannot_be_is_one_line(to, values, word):

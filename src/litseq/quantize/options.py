@@ -69,7 +69,7 @@ class QuantizeOptions:
             raise UsageError("block has no meaning for int8 with batch large, which has one scale a row; leave it out")
         if self.head_bits not in (4, 8):
             raise UsageError(f"head_bits is {self.head_bits!r}, expected 4 or 8")
-        if not self.max_loss > 0:
+        if not isinstance(self.max_loss, int | float) or not self.max_loss > 0:
             raise UsageError(
                 f"max_loss is {self.max_loss!r}, expected a number above 0 (nats a token), or inf for no limit"
             )
@@ -78,7 +78,8 @@ class QuantizeOptions:
                 continue
             object.__setattr__(self, name, Path(path))  # who passes a text means a path
             if not Path(path).is_file():
-                raise UsageError(f"{name} file {path} does not exist; give a file of texts, one a line")
+                found = "is no file" if Path(path).exists() else "does not exist"
+                raise UsageError(f"{name} file {path} {found}; give a file of texts, one a line")
 
     @property
     def form(self) -> Literal["rows", "blocks"]:

@@ -13,13 +13,14 @@ from typing import Literal
 import onnx_ir as ir
 
 from litseq.bundle import Bundle, FileEntry, Manifest, check_target, create_bundle, open_bundle
-from litseq.bundle.card import CARD_FILE, card_text
+from litseq.bundle.card import CARD_FILE, card_text, manifest_name
 from litseq.errors import BundleError
 from litseq.quantize import report as reports
 from litseq.quantize.apply import apply
 from litseq.quantize.blocks_form import BlockWeight, block_size
 from litseq.quantize.compensation import compensate, inverse_factor
 from litseq.quantize.hessians import hessians
+from litseq.quantize.linears import MIN_ELEMENTS
 from litseq.quantize.mixing import raised, relative_error, smallest_share
 from litseq.quantize.options import QuantizeOptions
 from litseq.quantize.plan import Weight, find_weights
@@ -95,7 +96,11 @@ def quantize_files(
     before = _generator(source, threads)  # checks that graphs, weights and manifest fit together
     weights = find_weights(models)
     if not any(weight.linears for weight in weights):
-        raise BundleError(f"{source.path} has no product with a constant matrix, so there is nothing to quantise")
+        named = source.path.with_name(manifest_name(source.path))  # a draft has another name
+        raise BundleError(
+            f"{named} multiplies with no constant matrix of {MIN_ELEMENTS} elements or more, so there is nothing to "
+            "quantise; keep it in fp32"
+        )
     sampler = Sampler(manifest, before)
     given = read_given(options, pairs=manifest.encoder is not None, chat=bool(manifest.chat))
     calibration, calibrated_on = _calibration(sampler, options, given.calibration, say)
