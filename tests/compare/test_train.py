@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from compare.small import small, write_pairs
 from litseq.compare.building import build_data, build_module
 from litseq.compare.flops import Tokens
-from litseq.compare.train import prepare, steps_for
+from litseq.compare.planning import make_plans
+from litseq.compare.train import prepare, steps_for, train
 
 CONVERSATIONS = ("ConversationDataModule", {"packing": True}, "turns.jsonl")
 PAIRS = ("PairDataModule", {}, "pairs.tsv")
@@ -33,3 +35,12 @@ def test_tokens_are_counted_without_the_empty_ends_of_rows(tmp_path, data_class,
         before = tokens.read
         tokens.add(loader.collate_fn([loader.dataset[int(index)] for index in batch]))
     assert before < budget <= tokens.read
+
+
+def test_a_budget_counts_every_batch_of_an_accumulation(tmp_path):
+    write_pairs(tmp_path)
+    comparison = small(tmp_path, trainer={"accelerator": "cpu", "accumulate_grad_batches": 3}, validations=2)
+    _, plans = make_plans(comparison, tmp_path)
+    found = train(plans[0], tmp_path)
+    assert 4000 <= found["tokens"] < 4000 + 3 * 256  # to one step of three batches
+    assert len(found["curve"]) in (2, 3)

@@ -100,8 +100,14 @@ def prepare(module: SequenceModule, data: SequenceDataModule) -> None:
     data.setup("fit")
 
 
-def steps_for(data: SequenceDataModule, tokens: int) -> int:
-    """The optimizer steps in which prepared data has handed out `tokens` tokens, padding not counted."""
+def steps_for(data: SequenceDataModule, tokens: int, accumulated: int = 1) -> int:
+    """The optimizer steps in which prepared data has handed out `tokens` tokens, padding not counted.
+
+    Args:
+        data: The data.
+        tokens: The budget.
+        accumulated: Batches in a step; the last one of an epoch has those that are left.
+    """
     loader = data.train_dataloader()
     sampler: Any = loader.batch_sampler
     lengths = loader.dataset.token_counts  # type: ignore[attr-defined]  # a SequenceDataset
@@ -109,12 +115,14 @@ def steps_for(data: SequenceDataModule, tokens: int) -> int:
     whole = int(lengths.sum())
     while True:
         if read + whole <= tokens:  # every epoch has all examples, in as many batches
-            read, steps, epoch = read + whole, steps + len(sampler), epoch + 1
+            read, steps, epoch = read + whole, steps + -(-len(sampler) // accumulated), epoch + 1
             continue
-        for batch in sampler.plan(epoch):
-            if read >= tokens:
-                return max(steps, 1)
-            read, steps = read + int(lengths[batch].sum()), steps + 1
+        for number, batch in enumerate(sampler.plan(epoch)):
+            if number % accumulated == 0:  # where a step begins
+                if read >= tokens:
+                    break
+                steps += 1
+            read += int(lengths[batch].sum())
         return max(steps, 1)
 
 
@@ -139,7 +147,8 @@ def train(plan: dict[str, Any], directory: Path) -> dict[str, Any]:
     data = build_data(plan["data"]["class_path"], plan["data"]["init_args"])
     prepare(module, data)
     tokens, minutes = plan["budget"]["tokens"], plan["budget"]["minutes"]
-    steps = None if tokens is None else steps_for(data, tokens)
+    accumulated = plan["trainer"].get("accumulate_grad_batches", 1)
+    steps = None if tokens is None else steps_for(data, tokens, accumulated)
     curve = Curve(directory, Cost.of(module), steps, minutes)
     trainer, saved = _trainer(plan, directory, curve, steps, minutes)
     last = directory / CHECKPOINTS / "last.ckpt"
@@ -180,7 +189,8 @@ def _trainer(
         saved = ModelCheckpoint(where, "best", monitor="val/loss", enable_version_counter=False)
     resume = ModelCheckpoint(where, "last", save_top_k=1, enable_version_counter=False)
     limits: dict[str, Any] = {"max_steps": steps}
-    interval: Any = None if steps is None else max(1, -(-steps // plan["validations"]))
+    batches = (steps or 0) * plan["trainer"].get("accumulate_grad_batches", 1)
+    interval: Any = None if steps is None else max(1, -(-batches // plan["validations"]))
     if minutes is not None:
         limits = {"max_steps": -1, "max_epochs": -1, "max_time": timedelta(minutes=minutes)}
         interval = timedelta(minutes=minutes / plan["validations"])
