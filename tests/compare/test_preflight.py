@@ -17,6 +17,20 @@ from litseq.models import DecoderOnly
         ({"generation": {"num_beam": 3}}, UsageError, "did you mean num_beams"),
         ({"trainer": {"acelerator": "cpu"}}, UsageError, "no argument acelerator"),
         ({"trainer": {"max_steps": 3}}, UsageError, "max_steps is decided by the comparison"),
+        ({"trainer": {"fast_dev_run": True}}, UsageError, "fast_dev_run is decided by the comparison"),
+        ({"trainer": {"limit_val_batches": 0}}, UsageError, "limit_val_batches is 0, expected at least one batch"),
+        ({"trainer": {"precision": "bf17"}}, UsageError, "trainer: Precision 'bf17' is invalid"),
+        ({"trainer": {"accumulate_grad_batches": 0}}, UsageError, "accumulate_grad_batches is 0"),
+        (
+            {"arms": {"a": Arm("litseq.models.DecoderOnly", {}, {"train": "absent.tsv"})}},
+            DataError,
+            r"absent\.tsv: cannot be read",
+        ),
+        (
+            {"arms": {"a": Arm("litseq.models.DecoderOnly", {}, {"val": "absent.tsv"})}},
+            DataError,
+            r"absent\.tsv: cannot",
+        ),
         ({"bleu_tokenizers": ["13b"]}, UsageError, "bleu_tokenizers has '13b'"),
         ({"bleu_tokenizers": ["13a", "ja-mecab"]}, UsageError, r"bleu_tokenizers: .*pip install sacrebleu\[ja\]"),
         (
@@ -70,6 +84,24 @@ def test_what_is_refused_costs_no_runs(tmp_path):
         run_comparison(small(tmp_path, tests={"test": "nowhere.tsv"}), force=True)
     assert made.is_file()
     assert (tmp_path / "out" / "comparison.json").read_text() == "{}"
+
+
+def test_arms_that_cannot_be_matched_cost_no_runs(tmp_path):
+    write_pairs(tmp_path)
+    out = tmp_path / "out"
+    made = out / "runs" / "causal" / "seed-1" / "result.json"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    for name in ("comparison.json", "tokenizer.json"):
+        (out / name).write_text("{}")
+    with pytest.raises(UsageError, match="no size within"):
+        run_comparison(small(tmp_path, tolerance=1e-9), force=True)
+    assert made.is_file()
+    assert {path.name: path.read_text() for path in out.glob("*.json")} == {
+        "comparison.json": "{}",
+        "tokenizer.json": "{}",
+    }
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_an_empty_test_set_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from compare.small import small, write_pairs
+from litseq.cli.main import main
 from litseq.compare.config import Arm, Budget
 from litseq.compare.planning import lay_out, make_plans, run_directory
 from litseq.compare.run import _same_items, run_comparison
@@ -159,3 +160,15 @@ def test_all_arms_are_timed_on_the_same_items():
     assert len(found["short"]) == 5
     assert [2 * prompt for prompt in found["short"]] == found["long"]
     assert _same_items({"a": {"0": [1]}, "b": {"5": [2], "6": [3]}}, 5) == {"a": [[1]], "b": [[2]]}
+
+
+def test_an_interrupt_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("litseq.cli.compare.run_comparison", interrupted)
+    (tmp_path / "compare.yaml").write_text(
+        "arms: {a: {class_path: litseq.models.DecoderOnly}}\ndata: {init_args: {}}\n"
+    )
+    assert main(["compare", "-c", str(tmp_path / "compare.yaml")]) == 130
+    assert "the same command, without --force, goes on where it stopped" in capsys.readouterr().err

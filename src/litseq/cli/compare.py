@@ -47,7 +47,10 @@ def run(argv: Sequence[str]) -> int:
         return 0
     args, overrides = parser.parse_known_args(list(argv))
     comparison = load(args.config, overrides)
-    results = run_comparison(comparison, force=args.force)
+    try:
+        results = run_comparison(comparison, force=args.force)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command, without --force, goes on where it stopped") from None
     found = results["recommendation"]
     print(f"{found['headline']} (confidence: {found['confidence']})")
     print(f"The report: {os.path.join(comparison.out, HTML)}")

@@ -1,21 +1,28 @@
 """What can be known to fail before the first training: it is cheaper to hear of it now than behind an hour."""
 
 import inspect
+import logging
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from litseq.compare.building import build_data, build_module
 from litseq.compare.config import Comparison
 from litseq.compare.scoring import bleu_can_tell, text_metrics
 from litseq.data import ConversationDataModule, SequenceDataModule
+from litseq.data.lines import check_file
+from litseq.data.sources import flat_paths
 from litseq.errors import DataError, UsageError
 from litseq.generation import GenerationOptions
 from litseq.models.checkpoint import read_checkpoint
 
-_OURS = {"callbacks", "logger", "max_steps", "max_epochs", "max_time", "devices", "num_nodes"}
-"""What the comparison itself decides."""
+_LIMITS = {"max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "limit_train_batches", "overfit_batches"}
+_OURS = _LIMITS | {"callbacks", "logger", "devices", "num_nodes", "fast_dev_run", "barebones", "enable_checkpointing"}
+"""What the comparison itself decides: for how long, on what, and that there are checkpoints to resume from and to export."""
+_GLOBAL = {"deterministic", "benchmark"}
+"""Arguments by which a Trainer changes torch itself as soon as it is made."""
 
 
 def preflight(comparison: Comparison) -> None:
@@ -31,18 +38,18 @@ def preflight(comparison: Comparison) -> None:
         raise UsageError(
             f"generation: num_return_sequences is {options.num_return_sequences}, expected 1: one output an input is scored"
         )
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    if unknown := sorted(set(comparison.trainer) - known):
-        raise UsageError(f"trainer: the Trainer has no argument {', '.join(unknown)}")
-    if ours := sorted(set(comparison.trainer) & _OURS):
-        raise UsageError(f"trainer: {', '.join(ours)} is decided by the comparison, by its budget among others")
+    _check_trainer(comparison.trainer)
     args = {name: value for name, value in comparison.data.init_args.items() if name != "test"}
     for name, arm in comparison.arms.items():
         with torch.device("meta"):
             # As many tokens as there may be: what the data has is known when its tokenizer is.
             build_module(arm.class_path, {"vocab_size": 1000} | comparison.model | arm.init_args, f"arm {name}")
-        build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
+        own = build_data(comparison.data.class_path, args | arm.data, f"arm {name}")
         train = (args | arm.data).get("train")
+        for path in flat_paths(train):
+            check_file(path)
+        if arm.data.get("val") is not None:
+            _read(own, f"arm {name}: val", arm.data["val"])
         if comparison.budget.tokens is not None and isinstance(train, dict) and train.get("streaming"):
             raise UsageError(
                 f"arm {name}: how many steps budget.tokens is cannot be known of a stream; give budget.minutes, or leave"
@@ -55,6 +62,31 @@ def preflight(comparison: Comparison) -> None:
         _read(data, "val", args["val"])
     columns = [_read(data, name, paths) for name, paths in comparison.test_sets.items()]
     _check_metric(comparison, data, columns[0])
+
+
+def _check_trainer(arguments: dict[str, Any]) -> None:
+    """Refuse arguments that a Trainer does not take, or that would end or empty a training behind the budget's back."""
+    if unknown := sorted(set(arguments) - set(inspect.signature(Trainer.__init__).parameters)):
+        raise UsageError(f"trainer: the Trainer has no argument {', '.join(unknown)}")
+    if ours := sorted(set(arguments) & _OURS):
+        raise UsageError(f"trainer: {', '.join(ours)} is decided by the comparison, by its budget among others")
+    if arguments.get("limit_val_batches") == 0:
+        raise UsageError(
+            "trainer: limit_val_batches is 0, expected at least one batch: every arm is judged by its validation loss"
+        )
+    accumulated = arguments.get("accumulate_grad_batches", 1)
+    if not isinstance(accumulated, int) or accumulated < 1:
+        raise UsageError(f"trainer: accumulate_grad_batches is {accumulated!r}, expected a number of at least 1")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "devices": 1}
+    told = logging.getLogger("lightning.pytorch")
+    level = told.level
+    told.setLevel(logging.WARNING)  # which devices there are is of interest where it trains
+    try:
+        Trainer(**(quiet | {name: value for name, value in arguments.items() if name not in _GLOBAL}))
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+    finally:
+        told.setLevel(level)
 
 
 def _read(data: SequenceDataModule, name: str, paths: Any) -> tuple[Any, ...]:

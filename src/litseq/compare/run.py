@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -53,13 +54,13 @@ def run_comparison(comparison: Comparison, *, force: bool = False, console: Cons
 
 def _run(comparison: Comparison, out: Path, force: bool, console: Console) -> dict[str, Any]:
     preflight(comparison)
-    if force:  # not before: what cannot run must not cost the runs that are there
-        for name in (RUNS, TOKENIZER, SPEED, OVERVIEW):
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    write_json(out / OVERVIEW, asdict(comparison))
+    if force:
+        _throw_away(comparison, out)
+    if not (out / OVERVIEW).is_file():  # before anything else is there: it says whose directory this is
+        write_json(out / OVERVIEW, asdict(comparison))
     arms, plans = make_plans(comparison, out)
     lay_out(plans, out)
+    write_json(out / OVERVIEW, asdict(comparison))
     for arm in arms:
         change = f", {arm.size.changes} to match" if arm.size.changes else ""
         console.print(f"{arm.label}: {arm.size.parameters:,} parameters{change}", highlight=False)
@@ -84,6 +85,15 @@ def _claim(out: Path) -> None:
         raise UsageError(
             f"{out} holds something else than a comparison, so nothing is written there; choose another out"
         )
+
+
+def _throw_away(comparison: Comparison, out: Path) -> None:
+    """Remove the runs of `out`, but only for a comparison that can run in their place."""
+    with TemporaryDirectory(dir=out, prefix=".plan-") as scratch:
+        make_plans(comparison, Path(scratch))
+    for name in (RUNS, TOKENIZER, SPEED):
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
