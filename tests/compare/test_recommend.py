@@ -22,6 +22,8 @@ from litseq.compare.recommend import recommend
         (results(0.1, 0.5, [0.1]), "equally good", "low"),
         # Equal over sentences, not over seeds.
         (results(0.1, 0.5, [3.0, -2.8, 0.1], 7.0), "No winner", "none"),
+        (results(0.1, 0.5, [3.0, -2.8]), "No winner", "none"),
+        (results(0.1, 0.5, [0.3, -0.1]), "equally good", "moderate"),
     ],
 )
 def test_rules(case, headline, confidence):
@@ -41,6 +43,12 @@ def test_equal_arms_are_told_apart_by_speed():
     found = recommend(results(0.1, 0.5, [0.1, 0.2, 0.0], 0.3, p50=(30.0, 10.0)))
     assert "arm <b> answers fastest" in found["headline"]
     assert "3.0 times as long" in found["sentences"][-1]
+
+
+def test_of_equal_arms_that_are_as_fast_none_is_named():
+    found = recommend(results(0.1, 0.5, [0.1, 0.2, 0.0], 0.3, p50=(10.0, 10.1)))
+    assert found["headline"].endswith("and answer about as fast: use any of them.")
+    assert found["sentences"][-1] == "One input alone is answered about as fast by all arms."
 
 
 def test_a_difference_below_the_margin_is_called_one():
@@ -106,3 +114,20 @@ def test_a_lucky_seed_that_the_other_arm_lacks_makes_no_leader():
     found = recommend(case)
     assert found["leader"] == "b"
     assert "scores better" in found["sentences"][0]
+
+
+def test_two_arms_are_ranked_by_all_their_seeds_where_a_third_has_lost_some():
+    case = results(3.0, 1.0, [6.0, 6.0, -3.0], 15.0)  # a is ahead of b, but for the only seed that c has
+    scores, differences = (case["tests"]["test"][name]["bleu"] for name in ("scores", "differences"))
+    scores["a"]["by_seed"], scores["b"]["by_seed"] = {"1": 43, "2": 43, "3": 34}, {"1": 37, "2": 37, "3": 37}
+    scores["c"] = scores["b"] | {"value": 20.0, "by_seed": {"3": 20.0}}
+    case["arms"]["c"] = case["arms"]["b"]
+    case["tests"]["test"]["too_long"]["c"] = 0
+    for arm, gain in (("a", 14.0), ("b", 17.0)):
+        shared = {"seeds": 1, "by_seed": [gain], "seed_interval": None}
+        differences.append(
+            differences[0] | shared | {"arm": arm, "against": "c", "difference": {"value": gain, "low": 9, "high": 20}}
+        )
+    found = recommend(case)
+    assert found["leader"] == "a"
+    assert found["verdicts"]["b"]["kind"] == "ahead"

@@ -7,8 +7,8 @@ interval of their difference over sentences excludes zero; how sure that is depe
 - moderate: two seeds or more, and the sign is the same with each of them;
 - low: one seed, or seeds that disagree: another training of the same arms may turn it round.
 
-Arms are *equal* when the whole interval lies within the margin that was fixed before, and *undecided* otherwise. Among
-arms that the leader is not ahead of, the fastest to answer is named too.
+Arms are *equal* when the intervals, and each of two seeds, lie within the margin that was fixed before, and *undecided*
+otherwise. Among arms that the leader is not ahead of, the fastest to answer is named too, unless they are about as fast.
 
 Where the best score is below five margins (5 BLEU, with the margin of 1), nothing was learned that could be compared: any
 two scores near zero are within a margin, and the order of untrained models means nothing. The same where there are fewer than
@@ -38,7 +38,8 @@ def recommend(results: dict[str, Any]) -> dict[str, Any]:
     scores = test["scores"][metric]
     higher = results["metrics"][metric]["higher_is_better"]
     means = _of_shared_seeds(scores)
-    ranked = sorted(scores, key=lambda arm: -means[arm] if higher else means[arm])
+    beaten = _beaten(test["differences"][metric], 1 if higher else -1)
+    ranked = sorted(scores, key=lambda arm: (-beaten.get(arm, 0), -means[arm] if higher else means[arm]))
     caveats = _caveats(results, test_name)
     if len(ranked) < 2:
         only = _label(results, ranked[0])
@@ -80,6 +81,20 @@ def _of_shared_seeds(scores: dict[str, Any]) -> dict[str, float]:
     return {arm: sum(score["by_seed"][seed] for seed in shared) / len(shared) for arm, score in scores.items()}
 
 
+def _beaten(differences: list[dict[str, Any]], sign: int) -> dict[str, int]:
+    """How many others each arm scores better than, by the seeds that the two share.
+
+    Seeds that all arms share would not do alone: where a third arm has lost some, they are few.
+    """
+    beaten: dict[str, int] = {}
+    for found in differences:
+        gain = sign * found["difference"]["value"] if found["seeds"] else 0
+        if gain:
+            winner = found["arm"] if gain > 0 else found["against"]
+            beaten[winner] = beaten.get(winner, 0) + 1
+    return beaten
+
+
 def verdict(results: dict[str, Any], test: dict[str, Any], leader: str, other: str) -> dict[str, Any]:
     """How the leader stands to another arm: `kind`, `confidence`, and the difference as gained by the leader."""
     metric = results["main_metric"]
@@ -100,8 +115,9 @@ def verdict(results: dict[str, Any], test: dict[str, Any], leader: str, other: s
         else:
             confidence = "low"
         return {"kind": AHEAD, "confidence": confidence, "negligible": gain["high"] <= margin} | common
-    bounds = [gain] if over_seeds is None else [gain, over_seeds]
-    if all(-margin <= bound["low"] and bound["high"] <= margin for bound in bounds):
+    # Of two seeds there is no interval, and two that differ widely can have a mean of nothing.
+    spread = over_seeds or {"low": min(by_seed), "high": max(by_seed)}
+    if all(-margin <= bound["low"] and bound["high"] <= margin for bound in (gain, spread)):
         confidence = "high" if over_seeds is not None else "moderate" if len(by_seed) >= 2 else "low"
         return {"kind": EQUAL, "confidence": confidence} | common
     return {"kind": UNDECIDED, "confidence": "none"} | common
@@ -146,7 +162,10 @@ def _headline(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str
     if all(verdicts[arm]["kind"] == EQUAL for arm in near):
         fast = _fastest(results, pool)
         text = f"{names} are equally good within the margin"
-        text += f"; {_label(results, fast)} answers fastest, so use that." if fast else "."
+        if fast is not None and _as_fast(results, pool):
+            text += " and answer about as fast: use any of them."
+        else:
+            text += f"; {_label(results, fast)} answers fastest, so use that." if fast else "."
         return {"headline": text, "confidence": min((verdicts[arm]["confidence"] for arm in near), key=order.index)}
     return {"headline": f"No winner: this experiment cannot tell {names} apart.", "confidence": "none"}
 
@@ -182,6 +201,12 @@ def _fastest(results: dict[str, Any], arms: list[str]) -> str | None:
     return min(arms, key=lambda arm: float(speeds[arm]["latency"]["p50_ms"]))
 
 
+def _as_fast(results: dict[str, Any], arms: list[str]) -> bool:
+    """Whether arms that were timed take the same time for an answer, but for what a timing varies by."""
+    times = [float(results["arms"][arm]["speed"]["latency"]["p50_ms"]) for arm in arms]
+    return max(times) < 1.05 * min(times)
+
+
 def _costs(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, Any]]) -> list[str]:
     arms = [leader, *verdicts]
     fast = _fastest(results, arms)
@@ -189,7 +214,7 @@ def _costs(results: dict[str, Any], leader: str, verdicts: dict[str, dict[str, A
         return []
     mine = {arm: results["arms"][arm]["speed"]["latency"]["p50_ms"] for arm in arms}
     slow = max(arms, key=lambda arm: float(mine[arm]))
-    if mine[slow] < 1.05 * mine[fast]:
+    if _as_fast(results, arms):
         return ["One input alone is answered about as fast by all arms."]
     sentence = (
         f"{_label(results, fast)} answers one input in {mine[fast]:.1f} ms (median), {_label(results, slow)} in"
