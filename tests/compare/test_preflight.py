@@ -163,3 +163,14 @@ def test_a_subclass_need_not_take_its_parents_arguments(tmp_path):
     arms, plans = make_plans(small(tmp_path, arms=arms, model={}, match="none"), tmp_path / "out")
     assert arms[0].size.parameters < arms[1].size.parameters
     assert plans[0]["max_length"] == 48
+
+
+def test_runs_of_a_file_that_was_changed_since_are_refused(tmp_path):
+    write_pairs(tmp_path)
+    out = tmp_path / "out"
+    _, plans = make_plans(small(tmp_path), out)
+    lay_out(plans, out)
+    lay_out(make_plans(small(tmp_path), out)[1], out)
+    (tmp_path / "test.tsv").write_text("one two three\tthree two one\n")
+    with pytest.raises(UsageError, match=r"another configuration \(\S*test\.tsv changed\)"):
+        lay_out(make_plans(small(tmp_path, seeds=[1, 2]), out)[1], out)

@@ -10,6 +10,8 @@ from litseq.compare.config import Comparison
 from litseq.compare.files import PLAN, read_json, write_json
 from litseq.compare.sizes import Size, count_parameters, match_parameters
 from litseq.compare.train import flops_per_token, prepare
+from litseq.data.lines import file_facts
+from litseq.data.sources import flat_paths
 from litseq.errors import UsageError
 
 RUNS, TOKENIZER = "runs", "tokenizer.json"
@@ -57,6 +59,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
         "trainer": comparison.trainer,
         "keep_checkpoints": False,
     }
+    files = {arm.name: _files(comparison, arm.data) for arm in arms}
     plans = []
     for seed in comparison.seeds:
         for arm in arms:
@@ -72,6 +75,7 @@ def make_plans(comparison: Comparison, out: Path) -> tuple[list[ArmPlan], list[d
                     "init_args": arm.size.init_args,
                     "parameters": arm.size.parameters,
                     "data": {"class_path": comparison.data.class_path, "init_args": arm.data | order},
+                    "files": files[arm.name],
                     "budget": {"tokens": arm.tokens, "minutes": comparison.budget.minutes},
                 }
                 | ({} if start_from is None else {"start_from": str(Path(start_from).resolve())})
@@ -89,14 +93,25 @@ def lay_out(plans: list[dict[str, Any]], out: Path) -> None:
         directory = run_directory(out, plan["arm"], plan["seed"])
         found = read_json(directory / PLAN)
         plan = json.loads(json.dumps(plan))  # as it reads when it comes back
+        if found is not None and "files" not in found:  # of a version that did not note them
+            found["files"] = plan["files"]
         if found is not None and found != plan:
-            changed = sorted(name for name in plan if found.get(name) != plan[name])
+            changed = sorted(name for name in {*found, *plan} if found.get(name) != plan.get(name))
+            if "files" in changed:
+                changed.remove("files")
+                changed += [path for path in plan["files"] if found["files"].get(path) != plan["files"][path]]
             raise UsageError(
                 f"{directory} holds a run of another configuration ({', '.join(changed)} changed); choose another out, or"
                 " throw the old runs away with --force"
             )
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / PLAN, plan)
+
+
+def _files(comparison: Comparison, data_args: dict[str, Any]) -> dict[str, str]:
+    """The hash of each file that an arm reads: runs of other contents under the same name cannot be compared."""
+    named = [data_args.get("train"), data_args.get("val"), *comparison.test_sets.values()]
+    return {path: file_facts(path)["sha256"] for paths in named for path in flat_paths(paths)}
 
 
 def _with_tokenizer(comparison: Comparison, out: Path) -> tuple[dict[str, Any], int]:
