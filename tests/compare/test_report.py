@@ -1,5 +1,6 @@
 """The report stands alone, and is well formed."""
 
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -52,6 +53,20 @@ def test_html_needs_nothing_else(files):
     assert checker.tags.count("svg") >= 7
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
+
+
+def test_results_of_a_training_that_came_apart_are_json(tmp_path):
+    case = results(3.0, 1.0, [3.0], 0.5)
+    case["arms"]["a"]["seeds"]["1"]["training"]["curve"][-1]["val/loss"] = float("nan")
+    case["recommendation"] = recommend(case)
+    write_report(case, tmp_path)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    read = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert read["arms"]["a"]["seeds"]["1"]["training"]["curve"][-1]["val/loss"] is None
+    assert read["arms"]["a"]["seeds"]["1"]["training"]["curve"][0]["val/loss"] == 5.0
 
 
 def test_every_chart_is_xml(files):
