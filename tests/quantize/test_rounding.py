@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from litseq.quantize.blocks_form import block_size
-from litseq.quantize.compensation import compensate, inverse_factor
+from litseq.quantize.compensation import Sensitivity, compensate
 from litseq.quantize.rounding import fit, in_blocks, round_to_nearest
 from litseq.quantize.rows_form import round_rows
 
@@ -49,15 +49,18 @@ def test_widths_that_no_block_divides_are_padded():
     assert [block_size(width, 128) for width in (768, 576, 96, 40)] == [128, 64, 32, 32]
 
 
-def test_the_inverse_factor():
-    x = matrix(200, 12)
+def test_what_errors_of_inputs_cost():
+    x = matrix(200, 12) * np.linspace(1, 3, 12, dtype=np.float32)[np.random.default_rng(2).permutation(12)]
     hessian = x.T @ x
+    found = Sensitivity.of(hessian)
+    assert np.diagonal(hessian)[found.order].tolist() == sorted(np.diagonal(hessian).tolist(), reverse=True)
     damped = hessian + 0.01 * np.diagonal(hessian).mean() * np.eye(12)
-    expected = np.linalg.cholesky(np.linalg.inv(damped)).T  # GPTQ: the upper factor of the inverse
-    factor = inverse_factor(hessian)
-    assert np.allclose(factor, np.tril(np.ones((12, 12))).T * factor)
-    assert np.allclose(factor.T @ factor, expected.T @ expected, rtol=1e-4, atol=1e-8)
-    assert np.allclose(factor, expected, rtol=1e-3, atol=1e-6)
+    inverse = np.linalg.inv(damped)
+    # GPTQ: the upper factor of the inverse, of the inputs in the order in which they are rounded
+    expected = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(found.order, found.order)])).T
+    assert np.allclose(found.factor, np.triu(found.factor))
+    assert np.allclose(found.factor, expected, rtol=1e-3, atol=1e-6)
+    assert np.allclose(found.importance(), 1 / np.diagonal(inverse), rtol=1e-3)
 
 
 @pytest.mark.parametrize("width", [96, 200, 40])
@@ -71,12 +74,29 @@ def test_compensated_rounding_changes_products_less(width):
     weights = matrix(width=width)
     block = block_size(width, 32)
     nearest = round_to_nearest("w", weights, 4, block)
-    better = compensate("w", weights, inverse_factor(x.T @ x), 4, block)
+    better = compensate("w", weights, Sensitivity.of(x.T @ x), 4, block)
     errors = [np.square(x @ (w.dequantized() - weights).T).sum() for w in (nearest, better)]
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_without_correlations_compensation_is_plain_rounding():
     weights = matrix()
-    found = compensate("w", weights, inverse_factor(np.eye(96, dtype=np.float32)), 4, 32)
+    found = compensate("w", weights, Sensitivity.of(np.eye(96, dtype=np.float32)), 4, 32)
     assert np.array_equal(found.integers, round_to_nearest("w", weights, 4, 32).integers)
+
+
+def test_large_inputs_are_rounded_while_others_can_make_up_for_them():
+    generator = np.random.default_rng(3)
+    x = (generator.standard_normal((500, 24)) @ generator.standard_normal((24, 96))).astype(np.float32)
+    x += 0.1 * generator.standard_normal(x.shape).astype(np.float32)
+    x[:, 64:] *= 8
+    weights, sensitivity = matrix(), Sensitivity.of(x.T @ x)
+    assert set(sensitivity.order[:32]) == set(range(64, 96))
+    damped = (x.T @ x).astype(np.float64)
+    damped[np.diag_indices(96)] += 0.01 * np.diagonal(damped).mean()
+    in_turn = Sensitivity(np.arange(96), np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32))
+    errors = [
+        np.square(x @ (compensate("w", weights, each, 4, 32).dequantized() - weights).T).sum()
+        for each in (in_turn, sensitivity)
+    ]
+    assert errors[1] < 0.8 * errors[0]

@@ -36,7 +36,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the batch sizes to serve: large (default of int8) gives every row the same result in any batch, to the "
         "bit; small (the form of int4) is faster, above all for 1 to 4 rows",
     )
-    parser.add_argument("--block", type=int, metavar="N", help="inputs that share a scale where batch is small")
+    parser.add_argument(
+        "--block",
+        type=int,
+        metavar="N",
+        help="inputs that share a scale where batch is small, 16 to 128 (default: 128)",
+    )
     parser.add_argument(
         "--max-loss",
         type=float,
