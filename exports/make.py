@@ -107,7 +107,7 @@ def _finish(entry: Entry, data: Path, bundle: Path, out: Path, recipe: str) -> N
 
 
 def _litseq(*arguments: str, at: Path) -> None:
-    subprocess.run([sys.executable, "-m", "litseq.cli.main", *arguments], cwd=at, check=True)
+    subprocess.run([sys.executable, "-m", "litseq", *arguments], cwd=at, check=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_translates_what_its_card_shows(path):
 
 
 def test_the_readmes_command():
-    command = [sys.executable, "-m", "litseq.cli.main", "generate", "exports/en-de", "Tom is a good man."]
+    command = [sys.executable, "-m", "litseq", "generate", "exports/en-de", "Tom is a good man."]
     result = subprocess.run(command, cwd=EXPORTS.parent, capture_output=True, text=True, check=True)
     assert "Tom" in result.stdout and "Mann" in result.stdout
 

@@ -13,7 +13,7 @@ import pytest
 
 from litseq.cli.main import main
 
-LITSEQ = [sys.executable, "-m", "litseq.cli.main"]
+LITSEQ = [sys.executable, "-m", "litseq"]
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_a_saved_conversation_is_not_replaced(tmp_path, generator):
 
 def test_in_a_terminal(bundle, generator, start):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "litseq.cli.main", "chat", str(bundle), *FAST]
+    command = [sys.executable, "-m", "litseq", "chat", str(bundle), *FAST]
     process = start(
         command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True, env=os.environ | {"NO_COLOR": "1"}
     )

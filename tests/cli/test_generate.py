@@ -225,7 +225,7 @@ def test_a_bundle_that_is_none(capsys, tmp_path):
 
 def test_an_interrupted_run_leaves_no_output_in_its_place(tmp_path, start):
     (tmp_path / "in.txt").write_text("the fox\n" * 20_000)
-    command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, "--threads", "1", "--min-new-tokens", "60"]
+    command = [sys.executable, "-m", "litseq", "generate", BUNDLE, "--threads", "1", "--min-new-tokens", "60"]
     command += ["--max-new-tokens", "60", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.txt")]
     process = start(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     # At work once onnxruntime is loaded; how long that takes depends on the machine.

@@ -21,7 +21,7 @@ def generator():
 
 
 def test_a_pipe_is_answered_line_by_line(generator):
-    command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, *FAST]
+    command = [sys.executable, "-m", "litseq", "generate", BUNDLE, *FAST]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     with subprocess.Popen(command, env=buffered, **pipes) as process:
@@ -167,7 +167,7 @@ def test_a_bar_is_shown_on_a_terminal_only(run, tmp_path, source):
 
     assert run("--input", "in.txt", "--output", "out.txt")[2] == ""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "litseq.cli.main", "generate", BUNDLE, *FAST, "--input", "in.txt"]
+    command = [sys.executable, "-m", "litseq", "generate", BUNDLE, *FAST, "--input", "in.txt"]
     process = subprocess.Popen([*command, "--output", "again.txt"], cwd=tmp_path, stderr=theirs)
     os.close(theirs)
     shown = b""

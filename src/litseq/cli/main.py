@@ -118,7 +118,3 @@ def _maybe_raise(error: Exception) -> None:
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     # As an exception, so that staged files are removed on the way out.
     raise SystemExit(128 + signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
