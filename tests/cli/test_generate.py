@@ -114,6 +114,14 @@ def test_files_in_and_out(capsys, tmp_path, suffix, generator):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, "out.jsonl"])
 
 
+def test_what_json_has_no_number_for_is_null(capsys, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "the fox", "weights": [NaN, 1.5, -Infinity]}\n')
+    code, out, _ = run(capsys, "--input", str(source), "--json")
+    assert code == 0
+    assert json.loads(out, parse_constant=pytest.fail)["weights"] == [None, 1.5, None]
+
+
 def test_options_reach_the_generation(capsys, generator):
     sampling = ("--temperature", "1.4", "--top-k", "30", "--top-p", "0.95", "--min-p", "0.01", "--seed", "7")
     code, out, _ = run(capsys, "the fox", *sampling, "--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2")

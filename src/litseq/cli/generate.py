@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litseq import __version__
+from litseq._json import standard
 from litseq.cli._lines import Line, Lines, Texts, is_json_name, open_lines
 from litseq.cli._options import add_options, given_options
 from litseq.cli._partial import PartialOutput, StreamOutput
@@ -193,7 +194,8 @@ def as_json(line: Line, completion: Completion) -> str:
 
 def _dumped(values: dict[str, Any]) -> str:
     """A line of JSON. A lone surrogate that came in as an escape, which no UTF-8 can hold, goes out as one."""
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+    line = json.dumps(standard(values), ensure_ascii=False, allow_nan=False)
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _share(args: argparse.Namespace, source: Lines | Texts) -> tuple[int, int]:

@@ -1,11 +1,11 @@
 """results.json, report.md and report.html."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
+from litseq._json import standard
 from litseq.compare.html import page
 from litseq.compare.tables import Table, all_tables
 
@@ -15,7 +15,7 @@ RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Write the three files, each whole or not at all."""
     texts = {
-        RESULTS: json.dumps(_standard(results), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        RESULTS: json.dumps(standard(results), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         MARKDOWN: markdown(results),
         HTML: page(results),
     }
@@ -23,15 +23,6 @@ def write_report(results: dict[str, Any], out: Path) -> None:
         beside = out / f".{name}.{os.getpid()}.tmp"
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, out / name)
-
-
-def _standard(value: Any) -> Any:
-    """Null for what JSON has no number for, as the loss of a training that came apart; most readers refuse NaN."""
-    if isinstance(value, dict):
-        return {name: _standard(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_standard(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -87,7 +87,8 @@ class Scheduler:
     """Runs the requests of many callers together, in a thread of its own.
 
     A request enters while others run: its prompt is read in chunks beside them, it leaves as soon as it is done, and the
-    next one takes its place. Completions are those of `Generator.generate`, whatever runs beside them.
+    next one takes its place. Completions are those of `Generator.generate`, whatever runs beside them (up to rounding for a
+    bundle quantised in blocks, whose kernels round one row in another way than several).
     """
 
     def __init__(
