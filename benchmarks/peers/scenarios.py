@@ -96,7 +96,9 @@ def _lookup(case: Case, workers: list[Worker], repeats: int, directory: Path, qu
         name: {"tokens_per_second": statistics.median(speeds[on]), "repeats": speeds[on]}
         for name, on in (("by default", True), ("without lookup", False))
     }
-    return _result(systems, "by default", "without lookup", note)
+    # Of pairs that were measured one behind the other: the speed of a shared machine may change between the rounds.
+    ratio = statistics.median(a / b for a, b in zip(speeds[True], speeds[False], strict=True))
+    return _result(systems, "by default", "without lookup", note) | {"ratio": ratio}
 
 
 def lookup_prompt(length: int, *, copying: bool) -> list[int]:
