@@ -30,13 +30,14 @@ def render(results: dict[str, Any]) -> str:
     for found in done:
         versions |= found.get("versions", {})
     met = sum(found["ratio"] >= found["case"]["target"] for found in done)
+    dates = sorted(found["date"] for found in done)
     lines += [
         "Made by `benchmarks/peers` ([how](bench.md#beside-the-peers)); the numbers are in "
         "[benchmarks.json](benchmarks.json).",
         "",
         f"{done[-1]['cpu']}, {done[-1]['threads']} threads. "
         + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-        + f". {done[0]['date']} to {done[-1]['date'][-5:]}. `{results['command']}`",
+        + f". {dates[0]} to {dates[-1][-5:]}. `{results['command']}`",
         "",
         "Same weights for everybody, each system in a process of its own, one running while the others are stopped, in "
         "turns, medians. Of a system with several settings the fastest counts. A ratio above 1 means that litseq is "
