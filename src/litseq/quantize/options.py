@@ -11,7 +11,6 @@ from litseq.errors import UsageError
 SCHEMES = ("int8", "int4")
 BATCHES = ("large", "small")
 BLOCKS = (16, 32, 64, 128)
-BLOCK = 128
 
 MAX_LOSS = 0.008
 """Just under one percent of perplexity, so that it stays under it on texts of another kind too."""
@@ -92,3 +91,8 @@ class QuantizeOptions:
     def bits(self) -> int:
         """Bits of the weights inside the layers."""
         return 8 if self.to == "int8" else 4
+
+    @property
+    def widest_block(self) -> int:
+        """Inputs that share a scale at most: a width that this does not divide has smaller blocks."""
+        return self.block or 128

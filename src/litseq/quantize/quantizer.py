@@ -22,7 +22,7 @@ from litseq.quantize.compensation import Sensitivity, compensate
 from litseq.quantize.hessians import hessians
 from litseq.quantize.linears import MIN_ELEMENTS
 from litseq.quantize.mixing import raised, relative_error, smallest_share
-from litseq.quantize.options import BLOCK, QuantizeOptions
+from litseq.quantize.options import QuantizeOptions
 from litseq.quantize.plan import Weight, find_weights
 from litseq.quantize.report import QuantizationReport
 from litseq.quantize.rounding import round_to_nearest
@@ -120,7 +120,7 @@ def quantize_files(
         "form": options.form,
         "batch": "large" if options.form == "rows" else "small",
         "bits": {"layers": options.bits, "head": _head_bits(options), "tables": _head_bits(options)},
-        "block": None if options.form == "rows" else options.block or BLOCK,
+        "block": None if options.form == "rows" else options.widest_block,
         "batch_invariant": options.form == "rows",
         "rounding": "compensated" if calibration else "nearest",
         "calibrated_on": calibrated_on,
@@ -187,7 +187,7 @@ def _quantise(
         weight.name: _head_bits(options) if weight.tables or weight.gives(logits) else options.bits
         for weight in weights
     }
-    block = {weight.name: block_size(weight.width, options.block or BLOCK) for weight in weights}
+    block = {weight.name: block_size(weight.width, options.widest_block) for weight in weights}
     if calibration:
         some = [weight for weight in weights if weight.linears and bits[weight.name] == 4]
         for hessian, readers in hessians(source.path, source.manifest, models, some, calibration, threads, scratch):
@@ -250,7 +250,7 @@ def _keep_at_8_bits(
 
 
 def _at_8_bits(weight: Weight, options: QuantizeOptions) -> BlockWeight:
-    return round_to_nearest(weight.name, weight.matrix(), 8, block_size(weight.width, options.block or BLOCK))
+    return round_to_nearest(weight.name, weight.matrix(), 8, block_size(weight.width, options.widest_block))
 
 
 def _fewer(rows: Sequence[Row], tokens: int) -> list[Row]:
