@@ -6,24 +6,25 @@ import pytest
 import torch
 
 from integration.toy_trainer import Batches, trainer, uneven_batches
-from litseq.models.hardware import lacks_bfloat16
+from litseq.models.hardware import has_bfloat16, lacks_bfloat16
 from models.toy_batches import decoder_only_batch, tiny_decoder_only
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "lacks"),
+    ("capabilities", "lacks", "has"),
     [
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True),
-        ({"architecture": "x86_64"}, True),
-        ({"architecture": "x86_64", "avx512_bf16": True}, False),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False),
-        ({"architecture": "aarch64"}, False),
-        ({}, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True, False),
+        ({"architecture": "x86_64"}, True, False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False, True),
+        ({"architecture": "aarch64"}, False, False),
+        ({}, False, False),
     ],
 )
-def test_only_an_x86_processor_without_it_is_named(monkeypatch, capabilities, lacks):
+def test_bfloat16_is_known_of_x86_processors_only(monkeypatch, capabilities, lacks, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert lacks_bfloat16() is lacks
+    assert has_bfloat16() is has
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from litseq.errors import UsageError
+from litseq.models.hardware import has_bfloat16
 from litseq.models.optim import MATRICES
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -27,7 +28,7 @@ class MuonAdamW(Optimizer):
     would take. Lightning steps one optimiser, and a matrix is all that Muon can step: hence this pair.
 
     A step is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with two differences in how it is computed:
-    matrices of one shape are made orthogonal together, and on a CPU in float32, since without bfloat16 in hardware
+    matrices of one shape are made orthogonal together, and in float32 on a CPU without instructions for bfloat16, where
     torch's way costs several times what the rest of a small model's training step does.
 
     Pass it as `optimizer` of a module, which calls it with parameter groups:
@@ -109,9 +110,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
         matrices: [N, rows, columns].
 
     Returns:
-        [N, rows, columns], in float32 on a CPU and in bfloat16 elsewhere.
+        [N, rows, columns], in bfloat16, or in float32 on a CPU that would have to imitate it.
     """
-    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    x = matrices.float() if matrices.device.type == "cpu" and not has_bfloat16() else matrices.bfloat16()
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)  # no singular value is above 1 then
