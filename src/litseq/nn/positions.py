@@ -7,6 +7,7 @@ A scheme may act in three places, and says so by what it overrides: on the embed
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litseq.nn.config import TransformerConfig
@@ -101,7 +102,7 @@ class Sinusoidal(PositionScheme):
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """See `PositionScheme.embed`."""
-        return x + self.table[positions]
+        return x + F.embedding(positions, self.table)  # exported as one Gather, where indexing is three nodes
 
 
 def build_positions(config: TransformerConfig) -> PositionScheme:
