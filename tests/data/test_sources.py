@@ -158,6 +158,8 @@ def test_damaged_files_are_one_clear_line_whatever_the_policy(tmp_path, policy):
 def test_a_file_of_unknown_kind_is_refused_with_the_choices():
     with pytest.raises(DataError, match=r"expected a \.tsv or \.jsonl file"):
         pair_sources("train.txt", "auto")
+    with pytest.raises(DataError, match=r"`datasets` reads this one: \{dataset: train\.csv\}"):
+        pair_sources("train.csv", "auto")
     with pytest.raises(DataError, match="got 3 files"):
         pair_sources([["a", "b", "c"]], "auto")
     with pytest.raises(DataError, match="an empty list"):

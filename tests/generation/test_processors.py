@@ -57,7 +57,7 @@ def test_allowing_only_some_tokens():
     row = np.arange(5, dtype=np.float32)
     processors.allow_only(row, [1, 3])
     assert row.tolist() == [-np.inf, 1, -np.inf, 3, -np.inf]
-    for tokens in ([], [5], [-1], ["a"], 3):
+    for tokens in ([], [5], [-1], ["a"], [[1], [2, 3]], 3):
         with pytest.raises(UsageError, match="prefix_allowed_tokens gave"):
             processors.allow_only(row, tokens)
 

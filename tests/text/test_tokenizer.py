@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from litseq.errors import DataError
+from litseq.errors import DataError, UsageError
 from litseq.text import Tokenizer
 
 CORPUS = [
@@ -182,6 +182,8 @@ def test_a_damaged_tokenizer_and_a_missing_one_are_one_clear_line(tmp_path):
         Tokenizer.load(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         Tokenizer.load(tmp_path / "missing.json")
+    with pytest.raises(UsageError, match=r"got a Tokenizer; save one that is in memory"):
+        Tokenizer.load(BYTES)
 
 
 def test_importing_the_room_brings_nothing_heavy():

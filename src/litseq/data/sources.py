@@ -71,6 +71,13 @@ def suffix_format(path: str) -> str | None:
     return _SUFFIXES.get(os.path.splitext(path.lower().removesuffix(".gz"))[1])
 
 
+def _as_dataset(path: str) -> str:
+    """How to read a table that only the library `datasets` can, for an error message."""
+    if not path.lower().endswith((".csv", ".parquet", ".arrow", ".json")):
+        return ""
+    return f"; `datasets` reads this one: {{dataset: {path}}}, with source_field and target_field naming its columns"
+
+
 def flat_paths(paths: Paths) -> list[str]:
     """All files named, in order."""
     if paths is None or isinstance(paths, dict):
@@ -89,7 +96,7 @@ def pair_sources(paths: Paths, file_format: str) -> list[tuple[str, tuple[str, .
         if found is None or found == "aligned":
             raise DataError(
                 f"{paths}: cannot tell source from target; expected a .tsv or .jsonl file, format='tsv' or 'jsonl', "
-                "or a pair of aligned files [source, target]"
+                f"or a pair of aligned files [source, target]{_as_dataset(paths)}"
             )
         return [(found, (paths,))]
     parts = list(paths or ())

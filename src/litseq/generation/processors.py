@@ -76,7 +76,10 @@ def allow_only(row: FloatArray, tokens: Sequence[int]) -> None:
     Raises:
         UsageError: when there are none, or one is no token of the model.
     """
-    allowed = np.asarray(tokens)
+    try:
+        allowed = np.asarray(tokens)
+    except ValueError:  # a ragged list
+        allowed = np.asarray(None)
     if allowed.ndim != 1 or not len(allowed) or allowed.dtype.kind not in "iu":
         raise UsageError(f"prefix_allowed_tokens gave {tokens!r}, expected a list of at least one token id")
     if allowed.min() < 0 or allowed.max() >= len(row):

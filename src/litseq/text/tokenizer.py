@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from litseq.errors import DataError
+from litseq.errors import DataError, UsageError
 from litseq.text.special_text import SpecialToken
 from litseq.text.special_tokens import SpecialTokens, find_special_tokens, state_tokens
 from litseq.text.streaming import StreamDecoder
@@ -74,6 +74,11 @@ class Tokenizer:
             unk: The token of what the vocabulary cannot express.
             sep: The token between a source and its target.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(
+                f"a tokenizer is loaded from a file or a directory, got a {type(path).__name__}; save one that is in memory"
+                " with save() and give its path"
+            )
         file = Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
