@@ -1,8 +1,12 @@
 """`CompileLayers`: `torch.compile` from a configuration."""
 
+import os
+import shutil
+import sys
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from litseq.models.sharding import layers_of
 
@@ -16,7 +20,8 @@ class CompileLayers(Callback):
 
     Args:
         dynamic: Compile for any batch and length. Without it every new shape is compiled again.
-        backend: The compiler; `inductor` needs a C++ compiler on the machine.
+        backend: The compiler; `inductor` needs a C++ compiler to compile for a CPU, and where there is none the layers stay
+            as they are, with a warning: slower, and the same training.
         mode: `inductor`'s mode, such as `max-autotune`.
     """
 
@@ -26,6 +31,13 @@ class CompileLayers(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compile; nothing happens before the first batch."""
         if stage == "fit":
+            on_cpu = trainer.strategy.root_device.type == "cpu"
+            if on_cpu and self.options["backend"] == "inductor" and shutil.which(_cpp_compiler()) is None:
+                rank_zero_warn(
+                    f"CompileLayers: no C++ compiler {_cpp_compiler()!r} is on this machine, so the layers are not compiled; "
+                    "install one, or name another in the environment variable CXX"
+                )
+                return
             for layer in layers_of(pl_module):
                 layer.compile(**self.options)
 
@@ -34,3 +46,8 @@ class CompileLayers(Callback):
         if stage == "fit":
             for layer in layers_of(pl_module):
                 layer._compiled_call_impl = None
+
+
+def _cpp_compiler() -> str:
+    """What inductor calls, by its defaults."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
