@@ -65,7 +65,9 @@ def test_systems_take_turns_and_are_compared(peers: None, tmp_path: Path, monkey
     workers[1].system = "ctranslate2"
     expected = workers[0].call("generate", prompts=measure.prompts_of(case), count=6, beams=1)[1]
     measure.reference_file(case, tmp_path).write_text(json.dumps([expected[0], [1, 2, 3, 4, 5, 6]]))
-    found = measure.measure(case, workers, 3, tmp_path)
+    bandwidths = iter([30e9, 60e9, 35e9])
+    found = measure.measure(case, workers, 3, tmp_path, lambda: next(bandwidths))
+    assert found.pop("probes") == [30e9, 60e9, 35e9]
     for worker in workers:
         values = found["systems"][worker.name]
         assert values["rows_equal"] == 1
@@ -78,8 +80,10 @@ def test_systems_take_turns_and_are_compared(peers: None, tmp_path: Path, monkey
 
     found |= {"case": case.__dict__, "ratio": 1.25, "best_peer": "ctranslate2", "versions": {"litseq": "1"}}
     found |= {"date": "2026-01-01 10:00", "cpu": "a CPU", "threads": 1}
+    found |= {"bandwidth_share": 0.5, "bandwidths": [30e9, 60e9, 35e9]}
     page = render({"cases": {case.name: found}, "command": "python benchmarks/peers"})
-    assert "| tiny-fp32-b2 | **1.25 x** | ctranslate2 | 1.00 x | met |" in page
+    met = "met; 50 % of the memory bandwidth, 30 to 60 GB/s"
+    assert f"| tiny-fp32-b2 | **1.25 x** | ctranslate2 | 1.00 x | {met} |" in page
     assert "1 of 1 aims are met" in page
     assert "not measured: llama-fp32-b1" in page
 

@@ -3,6 +3,7 @@
 import json
 import random
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,21 @@ def write_reference(case: Case, directory: Path, transformers: Worker) -> None:
     reference_file(case, directory).write_text(json.dumps(tokens))
 
 
-def measure(case: Case, workers: list[Worker], repeats: int, directory: Path) -> dict[str, Any]:
+def measure(
+    case: Case, workers: list[Worker], repeats: int, directory: Path, probe: Callable[[], float] | None = None
+) -> dict[str, Any]:
     """Speeds of all systems that can run the case.
+
+    Args:
+        case: The case.
+        workers: The systems.
+        repeats: Rounds.
+        directory: Where the models of the case's shape lie.
+        probe: Called in every round, beside the systems.
 
     Returns:
         `systems`: name -> tokens a second (median and every repeat), milliseconds to the first token, rows that begin
-        as transformers' fp32 ones do; `failed`: name -> reason.
+        as transformers' fp32 ones do; `failed`: name -> reason; `probes`: what `probe` gave.
     """
     prompts = prompts_of(case)
     timer = _Timer(case, prompts)
@@ -61,7 +71,10 @@ def measure(case: Case, workers: list[Worker], repeats: int, directory: Path) ->
             a[:CHECKED_TOKENS] == b[:CHECKED_TOKENS] for a, b in zip(tokens, expected, strict=True)
         )
         speeds[worker.name], firsts[worker.name] = [], []
+    probes: list[float] = []
     for turn in range(repeats):
+        if probe is not None:
+            probes.append(probe())
         for worker in live:
             first, speed = timer.time(worker)
             firsts[worker.name].append(first)
@@ -80,7 +93,7 @@ def measure(case: Case, workers: list[Worker], repeats: int, directory: Path) ->
         for worker in workers
         if speeds.get(worker.name)
     }
-    return {"systems": systems, "failed": failed, "rows": len(prompts)}
+    return {"systems": systems, "failed": failed, "rows": len(prompts)} | ({"probes": probes} if probes else {})
 
 
 class _Timer:
