@@ -2,7 +2,7 @@
 
     python exports/make.py en-de --data ../shared/data
 
-A training takes 20 to 45 minutes on one core; with `--checkpoint` an existing one is exported and measured, and with
+A training takes 10 to 100 minutes on one core; with `--checkpoint` an existing one is exported and measured, and with
 `--measure` the bundle that is there is measured again, on a quiet machine say.
 """
 
