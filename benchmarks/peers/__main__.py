@@ -197,8 +197,8 @@ def _against_best(found: dict[str, Any]) -> dict[str, Any]:
 def _roofline(case: Case, found: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Bytes of weights that a step reads, and the share of this machine's bandwidth that litseq reached.
 
-    The bandwidth is the median over the rounds: on a virtual machine it may double from one second to the next, as its
-    two processors stand on one core or on two.
+    The bandwidth is the median over the rounds: on a virtual machine it may double from one second to the next,
+    probably as its processors share a core or do not.
     """
     bandwidths = found.pop("probes")
     if found["litseq"] is None:
