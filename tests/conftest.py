@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if find_spec("lightning"):
     # Lightning's log handler keeps the stderr it finds at import; here that is the session's, which stays open, and not
     # the one of the test that happens to import it first.
-    import lightning  # noqa: F401
+    import lightning  # noqa: F401  for what its import does
 
 # A background job of a shell, as a CI run may be, ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

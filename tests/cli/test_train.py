@@ -7,10 +7,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra [train]")
 
 from integration.toy_trainer import trainer  # noqa: E402  all of these need torch
-from litseq.cli import train  # noqa: E402
-from litseq.data import PairDataModule  # noqa: E402
-from litseq.errors import CheckpointError, LitseqError, UsageError  # noqa: E402
-from litseq.models import DecoderOnly, EncoderDecoder, load_module  # noqa: E402
+from litseq.cli import train  # noqa: E402  as above
+from litseq.data import PairDataModule  # noqa: E402  as above
+from litseq.errors import CheckpointError, LitseqError, UsageError  # noqa: E402  as above
+from litseq.models import DecoderOnly, EncoderDecoder, load_module  # noqa: E402  as above
 
 USER_MODULE = """
 from litseq.models import DecoderOnly

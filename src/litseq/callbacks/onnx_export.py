@@ -205,7 +205,7 @@ def _is_dev_run(trainer: Trainer) -> bool:
 
 
 def _averaging(trainer: Trainer) -> WeightAveraging | None:
-    return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)  # type: ignore[attr-defined]
+    return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)  # type: ignore[attr-defined]  # set where mypy does not look
 
 
 def _averager(trainer: Trainer) -> AverageCheckpoints | None:

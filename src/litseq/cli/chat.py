@@ -164,7 +164,7 @@ class Talk:
 
 def _converse(talk: Talk, name: str) -> None:
     """The dialogue with a person."""
-    with suppress(ImportError):
+    with suppress(ImportError):  # a Python without it, as on Windows: lines cannot be edited as well, and that is all
         import readline  # noqa: F401  what was typed before comes back with the arrow keys
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     # \1 and \2 tell readline which letters of the prompt take no room.

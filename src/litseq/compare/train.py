@@ -89,7 +89,7 @@ class Curve(Callback):
 
 def attach(module: SequenceModule, data: SequenceDataModule) -> None:
     """Tell a data module which module it serves, where there is no trainer to ask."""
-    # The four things that a data module asks its trainer for.
+    # A stand-in of no trainer's class: the four things that a data module asks its trainer for.
     data.trainer = SimpleNamespace(lightning_module=module, world_size=1, global_rank=0, overfit_batches=0)  # type: ignore[assignment]
     data.check_model()
 

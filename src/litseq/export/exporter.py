@@ -208,7 +208,7 @@ def _manifest(
         encoder=encoder,
         tokenizer=TokenizerInfo(TOKENIZER_FILE, golden_strings(tokenizer)),
         prompt_pass="whole" if "prefix_lengths" in spec.inputs else "chunks",
-        prompt_format=(prompt_format or _prompt_format(module, tokenizer)).to_dict(),  # type: ignore[arg-type]
+        prompt_format=(prompt_format or _prompt_format(module, tokenizer)).to_dict(),  # type: ignore[arg-type]  # dict is invariant
         chat=module.record.chat or {},
         generation={name: plain(value) for name, value in module.generation_options().items()},
         provenance={

@@ -67,7 +67,7 @@ class MuonAdamW(Optimizer):
         self._momentum = momentum
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Step both."""
         loss = None
         if closure is not None:

@@ -78,7 +78,7 @@ def has_time_limit(trainer: Trainer) -> bool:
     """Whether the trainer stops after some time."""
     return any(
         isinstance(callback, Timer) and callback.time_remaining() is not None
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        for callback in trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     )
 
 

@@ -201,11 +201,12 @@ class TransformerDecoder(_Stack):
     def cross_keys_values(self, memory: Tensor) -> list[KeyValue]:
         """Each layer's keys and values of the memory [B, S, D], computed once per sequence; none where it has no use for it."""
         parts = [layer.cross_attention for layer in self.layers]
+        # To mypy what a ModuleList holds is any module, and its attributes tensors.
         return [() if part is None else part.keys_values(memory) for part in parts]  # type: ignore[union-attr,operator]
 
     def cache_dims(self) -> list[tuple[CacheDims, ...]]:
         """Each layer's cache tensors: their shapes behind the batch dimension, None where the capacity stands."""
-        return [layer.attention.cache_dims() for layer in self.layers]  # type: ignore[union-attr,operator]
+        return [layer.attention.cache_dims() for layer in self.layers]  # type: ignore[union-attr,operator]  # as above
 
     def _capacity(self, past: Sequence[LayerState]) -> int:
         """M of the first cache that grows: a layer may carry states of fixed size instead."""

@@ -154,4 +154,4 @@ def size(directory: Path, manifest: Manifest) -> int:
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     values = logits.astype(np.float64)
     values -= values.max(-1, keepdims=True)
-    return values - np.log(np.exp(values).sum(-1, keepdims=True))  # type: ignore[no-any-return]
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))  # type: ignore[no-any-return]  # numpy types it Any

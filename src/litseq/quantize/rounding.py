@@ -45,7 +45,7 @@ def fit(blocks: Float, bits: int, importance: Float | None = None) -> tuple[Floa
 
 def encode(values: Float, scale: Float, zero: Float, bits: int) -> Float:
     """The nearest steps, 0 to 2**bits - 1, still as floats."""
-    return np.clip(np.rint(values / scale) + zero, 0, (1 << bits) - 1)  # type: ignore[no-any-return]
+    return np.clip(np.rint(values / scale) + zero, 0, (1 << bits) - 1)  # type: ignore[no-any-return]  # numpy types it Any
 
 
 def decode(integers: Float, scale: Float, zero: Float) -> Float:

@@ -118,7 +118,7 @@ class Sampler:
         """Of the texts that the model writes; another one gives others."""
         self._reader = PromptReader(manifest, generator.tokenizer)
         self._chat = ChatReader(manifest, generator.tokenizer).format
-        self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]
+        self._frame = [int(i) for i in manifest.prompt_format.get("prefix_ids", ())]  # type: ignore[attr-defined]  # a list of ids, as it was read
         self._longest = min(ROW_TOKENS, manifest.model.max_seq_len)
 
     def rows(self, texts: list[Text], most_tokens: int, *, others: bool = False) -> list[Row]:
