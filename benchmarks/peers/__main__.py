@@ -162,9 +162,10 @@ class _Group:
             single = shorter.measure == "decode" and shorter.batch * shorter.beams == 1
             probe = partial(read_bandwidth, self.args.threads) if single else None
             found = measure(shorter, workers, repeats, self.directory, probe) | {"case": asdict(shorter)}
+            bandwidths = found.pop("probes")
             found |= _against_best(found)
-            if single:
-                found |= _roofline(shorter, found, self.directory)
+            if bandwidths and found["litseq"] is not None:
+                found |= _roofline(shorter, found, bandwidths, self.directory)
         return {"case": asdict(case)} | found | {"repeats": repeats, "minutes": (time.monotonic() - begin) / 60}
 
     def stop(self) -> None:
@@ -194,15 +195,12 @@ def _against_best(found: dict[str, Any]) -> dict[str, Any]:
     return {"litseq": litseq, "best_peer": peer, "ratio": ratio}
 
 
-def _roofline(case: Case, found: dict[str, Any], directory: Path) -> dict[str, Any]:
+def _roofline(case: Case, found: dict[str, Any], bandwidths: list[float], directory: Path) -> dict[str, Any]:
     """Bytes of weights that a step reads, and the share of this machine's bandwidth that litseq reached.
 
     The bandwidth is the median over the rounds: on a virtual machine it may double from one second to the next,
     probably as its processors share a core or do not.
     """
-    bandwidths = found.pop("probes")
-    if found["litseq"] is None:
-        return {}
     form = found["litseq"].partition(" (")[2].rstrip(")")
     bundle = directory / f"litseq-{case.precision}{f'-{form}' if form else ''}"
     weights = decoder_weights(open_bundle(bundle, verify=False))

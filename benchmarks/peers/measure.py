@@ -93,7 +93,7 @@ def measure(
         for worker in workers
         if speeds.get(worker.name)
     }
-    return {"systems": systems, "failed": failed, "rows": len(prompts)} | ({"probes": probes} if probes else {})
+    return {"systems": systems, "failed": failed, "rows": len(prompts), "probes": probes}
 
 
 class _Timer:

@@ -69,8 +69,8 @@ def _summary(done: list[dict[str, Any]]) -> list[str]:
         extra = ""
         if "bandwidth_share" in found:
             aim = f" (aim {100 * case['bandwidth_target']:.0f} %)" if case["bandwidth_target"] else ""
-            low, high = (f"{found_at(found['bandwidths']) / 1e9:.0f}" for found_at in (min, max))
-            measured = low if low == high else f"{low} to {high}"
+            low, high = (round(rate / 1e9) for rate in (min(found["bandwidths"]), max(found["bandwidths"])))
+            measured = str(low) if low == high else f"{low} to {high}"
             extra = f"; {100 * found['bandwidth_share']:.0f} % of the memory bandwidth, {measured} GB/s{aim}"
         lines.append(
             f"| {case['name']} | **{found['ratio']:.2f} x** | {found['best_peer']} | {case['target']:.2f} x | {mark}{extra} |"
