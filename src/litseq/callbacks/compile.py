@@ -31,10 +31,10 @@ class CompileLayers(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compile; nothing happens before the first batch."""
         if stage == "fit":
-            on_cpu = trainer.strategy.root_device.type == "cpu"
-            if on_cpu and self.options["backend"] == "inductor" and shutil.which(_cpp_compiler()) is None:
+            on_cpu, compiler = trainer.strategy.root_device.type == "cpu", _cpp_compiler()
+            if on_cpu and self.options["backend"] == "inductor" and shutil.which(compiler) is None:
                 rank_zero_warn(
-                    f"CompileLayers: no C++ compiler {_cpp_compiler()!r} is on this machine, so the layers are not compiled; "
+                    f"CompileLayers: no C++ compiler {compiler!r} is on this machine, so the layers are not compiled; "
                     "install one, or name another in the environment variable CXX"
                 )
                 return

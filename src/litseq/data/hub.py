@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from litseq._extras import require_extra
-from litseq.data.sources import Records, suffix_format
+from litseq.data.sources import DATASET_BUILDERS, Records, data_suffix, suffix_format
 from litseq.errors import DataError, UsageError
 
-_BUILDERS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 _SPLITS = {"train": "train", "val": "validation", "test": "test", "predict": "test"}
 PIECE = 256  # rows that are read at a time
 
@@ -74,10 +73,10 @@ class DatasetSource:
                 return found.to_iterable_dataset() if self.streaming else found
             builder, data_files = self.dataset, self.data_files
             if path.is_file():
-                suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-                builder = "json" if suffix_format(self.dataset) == "jsonl" else _BUILDERS.get(suffix, "")
+                suffix = data_suffix(self.dataset)
+                builder = "json" if suffix_format(self.dataset) == "jsonl" else DATASET_BUILDERS.get(suffix, "")
                 if not builder:
-                    raise DataError(f"{self.label}: expected a file named {', '.join(_BUILDERS)} or .jsonl")
+                    raise DataError(f"{self.label}: expected a file named {', '.join(DATASET_BUILDERS)} or .jsonl")
                 data_files = self.dataset
             if isinstance(data_files, str | list):
                 data_files = {self.split.partition("[")[0]: data_files}

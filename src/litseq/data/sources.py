@@ -36,6 +36,9 @@ class Records:
 Source = Paths | Records
 """What a reader takes: files, or the rows of a dataset."""
 
+DATASET_BUILDERS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+"""Files that only the library `datasets` reads: its builder for each."""
+
 _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PAIR_FORMATS = ("tsv", "jsonl", "aligned")
 
@@ -66,14 +69,19 @@ def plain_paths(paths: Any) -> Any:
     return paths
 
 
+def data_suffix(path: str) -> str:
+    """The suffix of a file's name, in small letters, `.gz` aside."""
+    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+
+
 def suffix_format(path: str) -> str | None:
-    """`tsv` or `jsonl` by the name of the file, `.gz` aside; None for any other name."""
-    return _SUFFIXES.get(os.path.splitext(path.lower().removesuffix(".gz"))[1])
+    """`tsv` or `jsonl` by the name of the file; None for any other name."""
+    return _SUFFIXES.get(data_suffix(path))
 
 
 def _as_dataset(path: str) -> str:
-    """How to read a table that only the library `datasets` can, for an error message."""
-    if not path.lower().endswith((".csv", ".parquet", ".arrow", ".json")):
+    """How to read what only the library `datasets` can, for an error message."""
+    if data_suffix(path) not in DATASET_BUILDERS:
         return ""
     return f"; `datasets` reads this one: {{dataset: {path}}}, with source_field and target_field naming its columns"
 

@@ -78,8 +78,8 @@ def allow_only(row: FloatArray, tokens: Sequence[int]) -> None:
     """
     try:
         allowed = np.asarray(tokens)
-    except ValueError:  # a ragged list
-        allowed = np.asarray(None)
+    except ValueError:  # a ragged list, refused below as an empty one is
+        allowed = np.empty(0)
     if allowed.ndim != 1 or not len(allowed) or allowed.dtype.kind not in "iu":
         raise UsageError(f"prefix_allowed_tokens gave {tokens!r}, expected a list of at least one token id")
     if allowed.min() < 0 or allowed.max() >= len(row):
